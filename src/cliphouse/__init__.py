@@ -1,0 +1,83 @@
+"""Image-text search over CLIP embeddings, in ClickHouse.
+
+::
+
+    from cliphouse import Collection
+
+    laion = Collection.open("./cliphouse-data")
+    for hit in laion.search("a red car in the snow"):
+        print(f"{hit.distance:.3f}  {hit.url}")
+
+Names are loaded when they are first used: importing the package costs nothing and starts no engine.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cliphouse.collection import Collection, Status
+    from cliphouse.encoders import load_encoder
+    from cliphouse.errors import CliphouseError
+    from cliphouse.types import (
+        CollectionInfo,
+        Encoder,
+        Hit,
+        Hits,
+        IndexConfig,
+        IndexState,
+        LoadReport,
+        Progress,
+        Query,
+        SearchParams,
+        SearchPlan,
+    )
+
+_HOMES = {
+    "Collection": "collection",
+    "Status": "collection",
+    "load_encoder": "encoders",
+    "CliphouseError": "errors",
+    "CollectionInfo": "types",
+    "Encoder": "types",
+    "Hit": "types",
+    "Hits": "types",
+    "IndexConfig": "types",
+    "IndexState": "types",
+    "LoadReport": "types",
+    "Progress": "types",
+    "Query": "types",
+    "SearchParams": "types",
+    "SearchPlan": "types",
+}
+
+__all__ = [
+    "CliphouseError",
+    "Collection",
+    "CollectionInfo",
+    "Encoder",
+    "Hit",
+    "Hits",
+    "IndexConfig",
+    "IndexState",
+    "LoadReport",
+    "Progress",
+    "Query",
+    "SearchParams",
+    "SearchPlan",
+    "Status",
+    "load_encoder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cliphouse' has no attribute {name!r}")
+    return getattr(import_module(f"cliphouse.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

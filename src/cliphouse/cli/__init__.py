@@ -1,0 +1,1 @@
+"""The shell: parses, calls the collection, prints. Nothing here checks what the library does not check."""

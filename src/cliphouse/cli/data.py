@@ -1,0 +1,96 @@
+"""`cliphouse load` and `cliphouse status`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from cliphouse.cli.options import database_options, encoder_option, open_collection
+from cliphouse.cli.render import print_table, progress_bars, size
+from cliphouse.collection import DEFAULT_STORAGE, Status
+from cliphouse.index import describe
+from cliphouse.types import Storage, shard_ranges
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--shards", metavar="RANGES", help="Which shards, for example 0-9,12; all by default.")
+@click.option(
+    "--storage",
+    type=click.Choice(["bfloat16", "float32"]),
+    help=f"How a new collection stores its vectors; {DEFAULT_STORAGE} by default.",
+)
+@encoder_option
+@database_options
+def load(
+    directory: Path, shards: str | None, storage: Storage | None, encoder: str | None, db: str, collection: str
+) -> None:
+    """Load LAION-layout shards from DIRECTORY into the collection.
+
+    A shard is img_emb_N.npy, metadata_N.parquet and, if there, text_emb_N.npy: all in DIRECTORY, or in its folders
+    img_emb, metadata and text_emb. Files are paired by N and their row counts compared before anything is written. A
+    shard enters whole or not at all; loading it again does nothing.
+
+    \b
+    Examples:
+      cliphouse load ./shards
+      cliphouse load ./shards --shards 0-9,12 --db /data/laion
+    """
+    with (
+        open_collection(db, collection, encoder=encoder, create=True) as opened,
+        progress_bars() as progress,
+    ):
+        report = opened.load(directory, shards=shards, storage=storage, progress=progress)
+        info = opened.info()
+    if report.loaded:
+        rate = report.rows / report.seconds
+        click.echo(
+            f"loaded {report.rows:,} rows of shards {shard_ranges(report.loaded)} in {report.seconds:.1f} s "
+            f"({rate:,.0f} rows/s); {info.dim} dimensions, encoder {info.encoder or 'unnamed'}, {info.storage}"
+        )
+    if report.skipped:
+        click.echo(f"shards {shard_ranges(report.skipped)} were loaded already")
+    if report.loaded and report.stale_indexes:
+        click.echo(
+            f"the new rows are searched exactly until {', '.join(report.stale_indexes)} takes them in: "
+            "cliphouse index build"
+        )
+
+
+@click.command()
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@database_options
+def status(form: str, db: str, collection: str) -> None:
+    """Show rows, shards, disk by column, indexes, encoder and engine."""
+    with open_collection(db, collection) as opened:
+        found = opened.status()
+    if form == "json":
+        click.echo(json.dumps(as_json(found), indent=2))
+        return
+    facts = [
+        ("collection", found.collection),
+        ("database", found.database),
+        ("engine", f"ClickHouse {found.engine_version}"),
+        ("rows", f"{found.rows:,}"),
+        ("shards", f"{len(found.shards)} ({shard_ranges(found.shards)})" if found.shards else "none in the ledger"),
+        ("encoder", f"{found.encoder or 'unnamed'}, {found.dim} dimensions, stored as {found.storage}"),
+        ("disk", size(sum(found.disk_bytes.values()))),
+        *((f"  {column}", size(bytes_)) for column, bytes_ in found.disk_bytes.items()),
+    ]
+    for state in found.indexes:
+        covered = f"{state.rows_indexed:,} of {state.rows_total:,} rows"
+        facts.append((state.name, f"{state.state}, {covered}, {describe(state.config)}"))
+        facts.append(("", f"{size(state.disk_bytes)} on disk, {size(state.memory_bytes)} in memory when searched"))
+    if not found.indexes:
+        facts.append(("indexes", "none; build one with: cliphouse index build"))
+    print_table(["", ""], facts)
+
+
+def as_json(found: Status) -> dict[str, object]:
+    """The status as plain values."""
+    return dataclasses.asdict(found) | {
+        "indexes": [dataclasses.asdict(state) | {"state": state.state} for state in found.indexes]
+    }

@@ -1,0 +1,69 @@
+"""The command `cliphouse`, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+
+import click
+
+from cliphouse import __version__
+from cliphouse.cli.data import load, status
+from cliphouse.cli.index import index
+from cliphouse.cli.options import Invocation, debug_option
+from cliphouse.cli.search import search
+from cliphouse.cli.sql import sql
+from cliphouse.errors import CliphouseError
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="cliphouse")
+@debug_option
+def cli() -> None:
+    """Search pictures by text, by picture or by vector, over CLIP embeddings in ClickHouse.
+
+    \b
+    Load LAION-layout shards, then ask:
+      cliphouse load ./shards
+      cliphouse search "a red car in the snow"
+      cliphouse search --like 1200000345 --where "width >= 1024"
+      cliphouse sql "SELECT count() FROM laion"
+
+    Data lives in ./cliphouse-data unless --db (after the command's name) or CLIPHOUSE_DB says otherwise: a directory,
+    or clickhouse://user:password@host:8123/database for a server.
+
+    Exit codes: 0 done, 2 wrong request, 3 bad shard, 4 not enough memory, 5 ClickHouse or storage, 130 interrupted.
+    """
+
+
+for command in (load, search, index, sql, status):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    invocation = Invocation()
+    try:
+        code = cli.main(standalone_mode=False, obj=invocation)
+    except click.ClickException as error:
+        where = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+        code = _fail(error.format_message() + where, error.exit_code, debug=invocation.debug)
+    except CliphouseError as error:
+        code = _fail(str(error), error.exit_code, debug=invocation.debug)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("interrupted", INTERRUPTED, debug=invocation.debug)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"cliphouse: {message}", err=True)
+    return code

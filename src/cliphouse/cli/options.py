@@ -1,0 +1,99 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from cliphouse.collection import DEFAULT_NAME, Collection
+from cliphouse.errors import InvalidVector
+from cliphouse.types import Modality
+
+DEFAULT_DB = "./cliphouse-data"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class Invocation:
+    """What one run of the command was told before anything ran."""
+
+    debug: bool = False
+
+
+def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Invocation).debug = True
+
+
+def debug_option(function: F) -> F:
+    """Add --debug."""
+    return click.option(
+        "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show the traceback of an error."
+    )(function)
+
+
+def database_options(function: F) -> F:
+    """Add --db, --collection and --debug; the function gets `db` and `collection`."""
+    function = debug_option(function)
+    function = click.option(
+        "--collection",
+        default=DEFAULT_NAME,
+        show_default=True,
+        metavar="NAME",
+        help="Table that holds the pictures.",
+    )(function)
+    return click.option(
+        "--db",
+        default=DEFAULT_DB,
+        envvar="CLIPHOUSE_DB",
+        show_default=True,
+        show_envvar=True,
+        metavar="URL",
+        help="A directory, chdb:///path, chdb://memory, or clickhouse://user:password@host:8123/database.",
+    )(function)
+
+
+def encoder_option(function: F) -> F:
+    """Add --encoder."""
+    return click.option(
+        "--encoder",
+        envvar="CLIPHOUSE_ENCODER",
+        metavar="NAME",
+        help="Encoder of the embeddings; by default the one the collection names.",
+    )(function)
+
+
+def column_option(*names: str, help: str) -> Callable[[F], F]:  # noqa: A002
+    """Add a choice between the image and the text embedding."""
+    return click.option(*names, type=click.Choice(["image", "text"]), default="image", show_default=True, help=help)
+
+
+def open_collection(db: str, collection: str, *, encoder: str | None = None, create: bool = False) -> Collection:
+    """The collection that the shared options name."""
+    return Collection.open(db, name=collection, encoder=encoder, create=create)
+
+
+def modality(value: str) -> Modality:
+    """The value of `column_option`; `image_embedding` may be written for `image`."""
+    return "text" if value == "text" else "image"
+
+
+def read_vector(path: Path) -> NDArray[np.float32]:
+    """The array in an npy file.
+
+    Raises:
+        InvalidVector: there is none.
+    """
+    try:
+        vector: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "it is not an npy file"
+        raise InvalidVector(f"cannot read the vector in {path}: {reason}") from error
+    return vector

@@ -1,0 +1,113 @@
+"""Results for people (tables, progress) and for programs (JSON, CSV)."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from cliphouse.types import Hit, Hits, Progress, ProgressCallback
+
+#: Width of tables that go to a file or a pipe.
+_PIPED_WIDTH = 160
+
+
+@contextmanager
+def progress_bars() -> Iterator[ProgressCallback | None]:
+    """Bars on standard error, one for each label, with the time that remains; nothing if that is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    tasks: dict[str, TaskID] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+
+        def show(progress: Progress) -> None:
+            if progress.label not in tasks:
+                tasks[progress.label] = bars.add_task(progress.label, total=progress.total)
+            bars.update(tasks[progress.label], completed=progress.done)
+
+        yield show
+
+
+def print_hits(hits: Hits, form: str) -> None:
+    """Write the hits to standard output as `table`, `json`, `jsonl` or `csv`."""
+    if form == "table":
+        console().print(_hits_table(hits))
+    elif form == "json":
+        click.echo(json.dumps([_plain(hit) for hit in hits], indent=2, ensure_ascii=False, default=str))
+    elif form == "jsonl":
+        for hit in hits:
+            click.echo(json.dumps(_plain(hit), ensure_ascii=False, default=str))
+    else:
+        rows = [_plain(hit) for hit in hits]
+        names = list(rows[0]) if rows else ["id", "distance", "url", "caption", "NSFW", "similarity"]
+        writer = csv.DictWriter(sys.stdout, fieldnames=names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a plain table to standard output."""
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(printable(str(cell)) for cell in row))
+    console().print(table)
+
+
+def console() -> Console:
+    """Standard output; wider than 80 columns where there is no terminal to measure."""
+    return Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, soft_wrap=False)
+
+
+def printable(text: str) -> Text:
+    """`text` without control characters: captions come from the web and must not drive the terminal."""
+    return Text("".join(letter if letter.isprintable() else " " for letter in text))
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} TiB"
+
+
+def _hits_table(hits: Hits) -> Table:
+    extra = list(hits[0].more) if len(hits) else []
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "distance", "similarity", "NSFW"):
+        table.add_column(name, justify="left" if name == "NSFW" else "right", no_wrap=True)
+    for name in extra:
+        table.add_column(name)
+    table.add_column("caption", ratio=3)
+    table.add_column("url", ratio=2, overflow="fold")
+    for hit in hits:
+        similarity = "" if hit.similarity is None else f"{hit.similarity:.3f}"
+        cells = [str(hit.id), f"{hit.distance:.4f}", similarity, hit.NSFW, *(str(hit.more[name]) for name in extra)]
+        table.add_row(*(printable(cell) for cell in (*cells, hit.caption, hit.url)))
+    return table
+
+
+def _plain(hit: Hit) -> dict[str, Any]:
+    values = hit.as_dict()
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}

@@ -1,0 +1,114 @@
+"""`cliphouse search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from cliphouse.cli.options import database_options, encoder_option, open_collection, read_vector
+from cliphouse.cli.render import print_hits
+from cliphouse.collection import Collection
+from cliphouse.errors import UsageError
+from cliphouse.types import Modality, SearchParams
+
+_DEFAULTS = SearchParams()
+
+
+@click.command()
+@click.argument("text", required=False)
+@click.option("--image", type=click.Path(path_type=Path), help="Search with a picture.")
+@click.option("--embedding", type=click.Path(path_type=Path), metavar="FILE.npy", help="Search with a vector.")
+@click.option("--like", type=int, metavar="ID", help="Search with the embedding of a row.")
+@click.option("-k", default=_DEFAULTS.k, show_default=True, help="How many results; up to 10,000.")
+@click.option(
+    "--in",
+    "column",
+    type=click.Choice(["image", "text"]),
+    default=_DEFAULTS.column,
+    show_default=True,
+    help="Which embedding to search.",
+)
+@click.option("--exact", is_flag=True, help="Compare with every row, even if there is an index.")
+@click.option("--where", metavar="SQL", help="Condition, for example \"width >= 1024 AND NSFW = 'UNLIKELY'\".")
+@click.option("--ef-search", default=_DEFAULTS.ef_search, show_default=True, help="Index effort: recall against time.")
+@click.option("--columns", default="", metavar="A,B", help="More columns to return, for example width,height,license.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "jsonl", "csv"]),
+    default="table",
+    show_default=True,
+    help="json is one array of objects.",
+)
+@click.option("--sql", "show_sql", is_flag=True, help="Print the statement instead of running it.")
+@click.option("--explain", is_flag=True, help="Run it, and say which path ran and why, with the engine's plan.")
+@encoder_option
+@database_options
+def search(
+    text: str | None,
+    image: Path | None,
+    embedding: Path | None,
+    like: int | None,
+    k: int,
+    column: Modality,
+    exact: bool,
+    where: str | None,
+    ef_search: int,
+    columns: str,
+    form: str,
+    show_sql: bool,
+    explain: bool,
+    encoder: str | None,
+    db: str,
+    collection: str,
+) -> None:
+    """Find the pictures nearest to a TEXT, a picture, a vector or a row.
+
+    A vector index is used where one can answer; otherwise every row is compared. With --where, as many results come
+    back as match, up to k.
+
+    \b
+    Examples:
+      cliphouse search "a red car" -k 20
+      cliphouse search --image photo.jpg --where "width >= 1024 AND NSFW = 'UNLIKELY'"
+      cliphouse search --embedding query.npy --exact --format json
+      cliphouse search --like 1200000345 --in text
+      cliphouse search "a red car" --sql | cliphouse sql
+    """
+    if sum(value is not None for value in (text, image, embedding, like)) != 1:
+        raise UsageError("give one thing to search for: TEXT, --image FILE, --embedding FILE.npy or --like ID")
+    query = read_vector(embedding) if embedding else image or text
+    params = SearchParams(
+        k=k,
+        column=column,
+        exact=exact,
+        where=where,
+        ef_search=ef_search,
+        columns=tuple(name.strip() for name in columns.split(",") if name.strip()),
+    )
+    with open_collection(db, collection, encoder=encoder) as opened:
+        if show_sql:
+            click.echo(opened.statement(query, like=like, params=params)[0].script())
+        elif explain:
+            _explain(opened, query, like, params)
+        else:
+            print_hits(opened.search_with(query, like=like, params=params), form)
+
+
+def _explain(
+    opened: Collection, query: NDArray[np.float32] | Path | str | None, like: int | None, params: SearchParams
+) -> None:
+    hits = opened.search_with(query, like=like, params=params)
+    click.echo(f"path: {hits.plan.path}\nreason: {hits.plan.reason}\nhits: {len(hits)}")
+    ran = SearchParams(
+        k=params.k,
+        column=params.column,
+        exact=hits.plan.path == "exact",
+        where=params.where,
+        ef_search=params.ef_search,
+        columns=params.columns,
+    )
+    click.echo(opened.explain(opened.statement(query, like=like, params=ran)[0]))

@@ -1,0 +1,384 @@
+"""A collection: pictures, captions and their embeddings in one ClickHouse table, and all that is done with it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cliphouse import functions, index, queries, schema, search
+from cliphouse.encoders import LAION_ENCODER, known_dim, load_encoder, open_image
+from cliphouse.engine import Engine, Result, connect
+from cliphouse.errors import (
+    DimensionMismatch,
+    EncoderMismatch,
+    UnknownCollection,
+    UnknownItem,
+    UsageError,
+)
+from cliphouse.pipeline import load, plan, read
+from cliphouse.types import (
+    HIT_COLUMNS,
+    CollectionInfo,
+    Encoder,
+    Hits,
+    IndexConfig,
+    IndexState,
+    LoadReport,
+    Modality,
+    ProgressCallback,
+    Query,
+    SearchParams,
+    SearchPlan,
+    Storage,
+)
+from cliphouse.vectors import query_vector
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL.Image import Image
+
+DEFAULT_NAME = "laion"
+DEFAULT_STORAGE: Storage = "bfloat16"
+
+#: What can be searched for: a text, a picture (or the path of one), or a vector.
+Target = "str | Path | Image | ArrayLike"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A collection as it stands. Sizes in bytes, `disk_bytes` by column; `encoder` is "" when unnamed."""
+
+    collection: str
+    database: str
+    engine_version: str
+    rows: int
+    shards: tuple[int, ...]
+    encoder: str
+    dim: int
+    storage: Storage
+    disk_bytes: Mapping[str, int]
+    indexes: tuple[IndexState, ...]
+
+
+class Collection:
+    """One table of pictures, embedded or on a server. Safe to use from several threads at once."""
+
+    def __init__(self, engine: Engine, name: str = DEFAULT_NAME, encoder: str | Encoder | None = None) -> None:
+        schema.identifier(name)
+        self.engine = engine
+        self.name = name
+        self._encoder = encoder
+        self._searches = 0
+
+    @classmethod
+    def open(
+        cls, url: str | Path, *, name: str = DEFAULT_NAME, encoder: str | Encoder | None = None, create: bool = True
+    ) -> Collection:
+        """The collection `name` in the database at `url`, which `load` fills if it is new.
+
+        `url` is a directory, `chdb:///path`, `chdb://memory`, or `clickhouse://user:password@host:8123/database`.
+        With `create`, a missing data directory is made. `encoder` (a name, or an object with the four attributes of
+        `Encoder`) serves text and picture queries; by default it is the one the collection names.
+
+        Raises:
+            UsageError: `url` or `name` is not valid; `UnknownDatabase` if there is nothing and `create` is False.
+            EngineError: `DirectoryInUse`, `StorageError`, `EngineUnavailable`, `AuthenticationFailed`.
+        """
+        schema.identifier(name)
+        return cls(connect(str(url), create=create), name, encoder)
+
+    def close(self) -> None:
+        """Close the database; a data directory becomes free for other processes."""
+        self.engine.close()
+
+    def __enter__(self) -> Collection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Collection {self.name!r} in {self.engine.location}>"
+
+    # -- what it is ---------------------------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether the table is there."""
+        return self._find_info() is not None
+
+    def info(self) -> CollectionInfo:
+        """What the collection remembers: encoder, dimension, distance, storage, columns.
+
+        Raises:
+            UnknownCollection: there is no such table.
+        """
+        info = self._find_info()
+        if info is None:
+            raise UnknownCollection(self.name, str(self.engine.location))
+        return info
+
+    def encoder(self) -> Encoder:
+        """The encoder of this collection, ready to run.
+
+        Raises:
+            EncoderMismatch: the encoder given to `open` is not the one that made the data.
+            UnknownEncoder, EncoderUnavailable: it cannot run here.
+        """
+        return self._encoder_for(self.info())
+
+    def status(self) -> Status:
+        """Rows, shards, disk by column, indexes, encoder and engine."""
+        info = self.info()
+        sizes = (
+            "SELECT column, sum(column_bytes_on_disk) FROM system.parts_columns\n"
+            "WHERE database = currentDatabase() AND table = {name:String} AND active GROUP BY column ORDER BY column"
+        )
+        rows = self._query(f"SELECT count() FROM {schema.identifier(self.name)}").rows[0][0]
+        return Status(
+            collection=self.name,
+            database=str(self.engine.location),
+            engine_version=self.engine.capabilities.version,
+            rows=int(rows),
+            shards=tuple(sorted(load.ledger(self.engine, self.name))),
+            encoder=info.encoder,
+            dim=info.dim,
+            storage=info.storage,
+            disk_bytes={str(column): int(size) for column, size in self._query(sizes, name=self.name).rows},
+            indexes=tuple(index.states(self.engine, self.name)),
+        )
+
+    # -- filling it ---------------------------------------------------------------------------------------------------
+
+    def load(
+        self,
+        directory: str | Path,
+        *,
+        shards: str | Iterable[int] | None = None,
+        storage: Storage | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> LoadReport:
+        """Load shards in the LAION layout from `directory`, all or those in `shards` ("0-9,12" or numbers).
+
+        A shard enters whole or not at all, and loading one again does nothing. All files are checked before the first
+        row is written. A new collection takes its encoder from `open` (512-dimensional data without one is taken for
+        LAION's, clip-vit-b32) and its `storage` from here: bfloat16 unless told otherwise.
+
+        Raises:
+            UsageError: the directory, shards, encoder or storage do not fit.
+            ShardError: the files of a shard do not.
+            EngineError: writing failed; shards that were finished stay.
+        """
+        planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
+        opened = [read.open_shard(shard) for shard in planned]
+        info = self._find_info()
+        if info is None:
+            info = self._describe_new(opened[0], storage or DEFAULT_STORAGE)
+            return load.load_new(self.engine, info, opened, progress)
+        if storage not in (None, info.storage):
+            raise UsageError(f"collection {self.name!r} stores {info.storage}, not {storage}; its storage is fixed")
+        self._check_encoder(info)
+        return load.load(self.engine, info, opened, progress)
+
+    # -- searching it -------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: str | Path | Image | ArrayLike | None = None,
+        *,
+        like: int | None = None,
+        k: int = 10,
+        column: Modality = "image",
+        exact: bool = False,
+        where: str | None = None,
+        ef_search: int = 256,
+        columns: Iterable[str] = (),
+    ) -> Hits:
+        """The `k` rows nearest to `query`, nearest first, ties by id.
+
+        `query` is a text, a picture (a PIL image, or the Path of a file) or a vector; `like` is a row's id instead.
+        `column` says which embedding is searched. `where` is a SQL condition on the columns. A vector index is used
+        where one is ready and can answer, unless `exact`; `Hits.plan` says which path ran. k up to 10,000.
+
+        Raises:
+            UsageError: `DimensionMismatch`, `EncoderMismatch`, `InvalidVector`, `InvalidFilter`, `UnknownItem`, ...
+            EngineError: ClickHouse failed.
+        """
+        params = SearchParams(k=k, column=column, exact=exact, where=where, ef_search=ef_search, columns=tuple(columns))
+        return self.search_with(query, like=like, params=params)
+
+    def search_with(
+        self, query: str | Path | Image | ArrayLike | None = None, *, like: int | None = None, params: SearchParams
+    ) -> Hits:
+        """`search` with its options as one value."""
+        info = self._searchable(params)
+        target = self._target(info, query, like, params)
+        # A single search, as the shell makes, would fill the cache for nothing; the second one tells that more follow.
+        self._searches += 1
+        return search.run(self.engine, info, target, params, keep=self._searches > 1)
+
+    def statement(
+        self, query: str | Path | Image | ArrayLike | None = None, *, like: int | None = None, params: SearchParams
+    ) -> tuple[Query, SearchPlan]:
+        """The statement that `search` would run, and why that one."""
+        info = self._searchable(params)
+        return search.statement(self.engine, info, self._target(info, query, like, params), params, keep=False)
+
+    def explain(self, query: Query) -> str:
+        """The engine's own plan for `query`."""
+        return "\n".join(str(row[0]) for row in self.engine.query(queries.explain(query)).rows)
+
+    def _target(
+        self, info: CollectionInfo, query: str | Path | Image | ArrayLike | None, like: int | None, params: SearchParams
+    ) -> NDArray[np.float32]:
+        """The vector to look for: float32, shape (dim,)."""
+        if (query is None) == (like is None):
+            raise UsageError("give one thing to search for: a text, a picture, a vector, or the id of a row")
+        owner = f"collection {self.name!r}"
+        if like is not None:
+            stored = self.engine.query(queries.embedding_of(info, params.embedding_column, like)).rows
+            if not stored:
+                raise UnknownItem(self.name, like)
+            if not stored[0][0]:
+                raise UsageError(f"row {like} has no {params.embedding_column}")
+            return query_vector(stored[0][0], dim=info.dim, owner=owner)
+        if isinstance(query, str):
+            return query_vector(self._encoder_for(info).encode_texts([query])[0], dim=info.dim, owner=owner)
+        if isinstance(query, Path) or hasattr(query, "convert"):  # a PIL image, told without importing Pillow
+            picture = open_image(query) if isinstance(query, Path) else cast("Image", query)
+            return query_vector(self._encoder_for(info).encode_images([picture])[0], dim=info.dim, owner=owner)
+        self._check_encoder(info)
+        return query_vector(cast("ArrayLike", query), dim=info.dim, owner=owner)
+
+    # -- its indexes --------------------------------------------------------------------------------------------------
+
+    def build_index(
+        self,
+        column: Modality = "image",
+        config: IndexConfig | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> IndexState:
+        """Build the vector index of one column, or complete it after new shards; see `index.build`."""
+        info = self._searchable(SearchParams(column=column))
+        return index.build(self.engine, info, f"{column}_embedding", config or IndexConfig(), progress)
+
+    def drop_index(self, column: Modality = "image") -> str:
+        """Drop the vector index of one column; return its name."""
+        self.info()
+        return index.drop(self.engine, self.name, f"{column}_embedding")
+
+    # -- SQL ----------------------------------------------------------------------------------------------------------
+
+    def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """The answer to a SQL statement as an Arrow table (empty for statements that answer nothing).
+
+        `parameters` fill `{name:Type}` placeholders. `encode_text` and `encode_image` are there if the database is
+        embedded.
+        """
+        import pyarrow as pa
+
+        from cliphouse import statements
+
+        self.install_functions()
+        answer = io.BytesIO()
+        form = "ArrowStream" if statements.takes_format(statement) else None
+        with self.engine.session() as session:
+            session.run(statement, answer.write, parameters=_plain(parameters or {}), format=form)
+        if form is None or not answer.tell():
+            return pa.table({})
+        return pa.ipc.open_stream(answer.getvalue()).read_all()
+
+    def install_functions(self) -> None:
+        """Make `encode_text` and `encode_image` known in SQL, if the engine runs in this process."""
+        if self.engine.capabilities.embedded:
+            functions.install(self.engine, self._encoder_for_sql)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _encoder_for_sql(self) -> Encoder:
+        """SQL may be asked before there is a collection, as in the tutorial: its encoder is LAION's."""
+        info = self._find_info()
+        if info is not None and (info.encoder or self._encoder):
+            return self._encoder_for(info)
+        return load_encoder(LAION_ENCODER) if self._encoder is None else _resolve(self._encoder)
+
+    def _encoder_for(self, info: CollectionInfo) -> Encoder:
+        self._check_encoder(info)
+        return load_encoder(info.encoder) if self._encoder is None else _resolve(self._encoder)
+
+    def _check_encoder(self, info: CollectionInfo) -> None:
+        """An encoder given by hand must be the stored one; a collection that names none takes any."""
+        given = _encoder_name(self._encoder)
+        if given and info.encoder and given != info.encoder:
+            raise EncoderMismatch(collection=self.name, stored=info.encoder, given=given)
+
+    def _describe_new(self, shard: read.OpenShard, storage: Storage) -> CollectionInfo:
+        encoder = _encoder_name(self._encoder)
+        if encoder is None:
+            encoder = LAION_ENCODER if known_dim(LAION_ENCODER) == shard.dim else ""
+        dim = known_dim(encoder)
+        if dim is not None and dim != shard.dim:
+            raise DimensionMismatch(
+                what=str(shard.shard.image_embeddings), given=shard.dim, expected=dim, owner=f"the encoder {encoder}"
+            )
+        return CollectionInfo(name=self.name, encoder=encoder, dim=shard.dim, storage=storage)
+
+    def _find_info(self) -> CollectionInfo | None:
+        table = self._query(
+            "SELECT comment FROM system.tables WHERE database = currentDatabase() AND name = {name:String}",
+            name=self.name,
+        )
+        if not table.rows:
+            return None
+        columns = self._query(
+            "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = {name:String}\n"
+            "ORDER BY position",
+            name=self.name,
+        )
+        info = schema.from_comment(self.name, str(table.rows[0][0]), dict(columns.rows))
+        if info.dim:
+            return info
+        return _with_dim(info, self._first_dim(info))
+
+    def _first_dim(self, info: CollectionInfo) -> int:
+        if "image_embedding" not in info.columns:
+            return 0
+        first = self._query(f"SELECT length(image_embedding) FROM {schema.identifier(self.name)} LIMIT 1").rows
+        return int(first[0][0]) if first else 0
+
+    def _searchable(self, params: SearchParams) -> CollectionInfo:
+        info = self.info()
+        unknown = [
+            name for name in (params.embedding_column, *HIT_COLUMNS, *params.columns) if name not in info.columns
+        ]
+        if unknown:
+            raise UsageError(
+                f"collection {self.name!r} has no column {', '.join(unknown)}; it has: {', '.join(info.columns)}"
+            )
+        return info
+
+    def _query(self, sql: str, **parameters: Any) -> Result:
+        return self.engine.query(Query(sql=sql, parameters=parameters))
+
+
+def _resolve(encoder: str | Encoder) -> Encoder:
+    return load_encoder(encoder) if isinstance(encoder, str) else encoder
+
+
+def _encoder_name(encoder: str | Encoder | None) -> str | None:
+    return encoder if encoder is None or isinstance(encoder, str) else encoder.name
+
+
+def _with_dim(info: CollectionInfo, dim: int) -> CollectionInfo:
+    return CollectionInfo(name=info.name, encoder=info.encoder, dim=dim, storage=info.storage, columns=info.columns)
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays as lists, which is what the driver binds."""
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in parameters.items()}

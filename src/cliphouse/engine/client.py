@@ -1,0 +1,383 @@
+"""Talking to ClickHouse: one class for the embedded engine and for servers, over clickhouse-connect."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeVar, cast
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import Error as DriverError
+from clickhouse_connect.driver.exceptions import OperationalError
+
+from cliphouse.engine.embedded import (
+    machine_memory_bytes,
+    prepare_directory,
+    register_function,
+    server_options,
+)
+from cliphouse.engine.url import EmbeddedLocation, Location, ServerLocation, parse_url
+from cliphouse.errors import (
+    AuthenticationFailed,
+    CliphouseError,
+    EngineError,
+    EngineUnavailable,
+    StorageFull,
+    UsageError,
+)
+from cliphouse.types import Query
+
+_CONNECT_TIMEOUT_SECONDS = 10
+_RECEIVE_TIMEOUT_SECONDS = 600
+#: After Ctrl-C the kill is repeated this often, and given up after the second figure.
+_KILL_INTERVAL_SECONDS, _KILL_PATIENCE_SECONDS = 0.1, 5.0
+
+_AUTHENTICATION = frozenset({"AUTHENTICATION_FAILED", "REQUIRED_PASSWORD", "WRONG_PASSWORD", "UNKNOWN_USER"})
+_WRITE_FAILURES = frozenset(
+    {"CANNOT_WRITE_TO_FILE_DESCRIPTOR", "CANNOT_FSYNC", "CANNOT_OPEN_FILE", "CANNOT_CREATE_DIRECTORY"}
+    | {"CANNOT_TRUNCATE_FILE", "STD_EXCEPTION", "CANNOT_CREATE_FILE"}
+)
+#: With less than this left, a failed write is taken for a full disk.
+_FULL_DISK_BYTES = 4 * 2**20
+
+#: Parts of a message that are attributes already, repeat the statement, or list all of SQL.
+_NOISE = (
+    re.compile(r"^Unable to open the chdb engine at '.*?': Failed to create connection: "),
+    re.compile(r"Python UDF '\w+' raised an exception at row \d+: \w+: "),
+    re.compile(r"Code: \d+\. |DB::Exception: "),
+    re.compile(r"\s*\([A-Z][A-Z0-9_]{3,}\)|\s*\(version [^()]*(\([^()]*\))?\)"),
+    re.compile(r"\. In scope .*|\s*Expected one of: .*", re.DOTALL),
+)
+_LONG_ARRAY = re.compile(r"\[(?:[-+.\deE]+, ?){8}[-+.\deE, ]*\]?")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What differs between engines, asked once.
+
+    `memory_bytes` is what the engine may use in all; 0 where it does not say.
+    """
+
+    version: str
+    embedded: bool
+    memory_bytes: int
+    uncompressed_cache_bytes: int
+    vector_cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Rows of a query, with the names of their columns."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """A driver's client, and the mark its queries carry so that they can be found and killed."""
+
+    client: Client
+    mark: str
+
+
+class Engine:
+    """A ClickHouse engine, embedded or remote. Safe to use from several threads: each call has its own connection.
+
+    Every method raises `EngineError` (or a kind of it) where ClickHouse fails. Ctrl-C in the main thread kills the
+    running query and then raises KeyboardInterrupt.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self._idle: list[_Connection] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        first = self._open()
+        self._idle.append(first)
+        self.capabilities = self._ask_capabilities()
+
+    def query(self, query: Query) -> Result:
+        """The rows that `query` answers with."""
+
+        def work(connection: _Connection) -> Result:
+            answer = connection.client.query(query.sql, parameters=dict(query.parameters))
+            return Result(tuple(answer.column_names), [tuple(row) for row in answer.result_rows])
+
+        return self._call(work, sql=query.sql)
+
+    def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Run a statement for its effect."""
+        self._call(lambda connection: connection.client.command(sql, parameters=dict(parameters or {})), sql=sql)
+
+    def insert_native(self, table: str, columns: Iterable[str], blocks: Generator[bytes, None, None]) -> None:
+        """Insert rows that are already in ClickHouse's Native format, as one insert, in large parts.
+
+        `table` and `columns` are names, not yet quoted; an index on the table is not built on the way.
+        """
+        settings = {
+            "async_insert": 0,
+            "materialize_skip_indexes_on_insert": 0,
+            "min_insert_block_size_rows": 1_048_576,
+            "min_insert_block_size_bytes": 512 * 2**20,
+        }
+        names = list(columns)
+        self._call(
+            lambda connection: connection.client.raw_insert(table, names, blocks, settings=settings, fmt="Native"),
+            sql=f"INSERT INTO {table}",
+        )
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A connection that keeps its state (SET, USE, temporary tables) from statement to statement."""
+        connection = self._open(stateful=True)
+        try:
+            yield Session(self, connection)
+        finally:
+            connection.client.close()
+
+    def install_function(self, name: str, function: Callable[[str], bytes]) -> None:
+        """Make a Python function callable in SQL as `name(String)`, for as long as this process lives.
+
+        Raises:
+            UsageError: the engine is a server, which cannot call into this process.
+        """
+        if not self.capabilities.embedded:
+            raise UsageError("functions can be installed only in an embedded database")
+        register_function(name, function)
+
+    def close(self) -> None:
+        """Close every connection; an embedded engine lets go of its directory."""
+        with self._lock:
+            idle, self._idle, self._closed = self._idle, [], True
+        for connection in idle:
+            connection.client.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.location}>"
+
+    # -- connections ------------------------------------------------------------------------------------------------
+
+    def _open(self, *, stateful: bool = False) -> _Connection:
+        mark = f"cliphouse-{uuid.uuid4()}"
+        settings: dict[str, Any] = {"log_comment": mark}
+        try:
+            if isinstance(self.location, EmbeddedLocation):
+                # Without rescoring, distances are those of the index's rounded vectors.
+                settings |= {"async_insert": 0, "vector_search_with_rescoring": 1}
+                client = clickhouse_connect.get_client(
+                    interface="chdb",
+                    path=str(self.location.path or ":memory:"),
+                    chdb_options=server_options(machine_memory_bytes()),
+                    settings=settings,
+                )
+            else:
+                place = self.location
+                client = clickhouse_connect.get_client(
+                    interface="https" if place.secure else "http",
+                    host=place.host,
+                    port=place.port,
+                    username=place.user,
+                    password=place.password,
+                    database=place.database,
+                    verify=place.verify,
+                    settings=settings,
+                    session_id=mark if stateful else None,
+                    autogenerate_session_id=False,
+                    connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+                    send_receive_timeout=_RECEIVE_TIMEOUT_SECONDS,
+                    client_name="cliphouse",
+                )
+        except DriverError as error:
+            raise map_error(error, self.location) from error
+        return _Connection(client, mark)
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[_Connection]:
+        with self._lock:
+            if self._closed:
+                raise UsageError("the database is closed; open it again")
+            connection = self._idle.pop() if self._idle else None
+        connection = connection or self._open()
+        try:
+            yield connection
+        except KeyboardInterrupt:
+            connection.client.close()  # its query may still be ending
+            raise
+        except BaseException:
+            self._give_back(connection)
+            raise
+        self._give_back(connection)
+
+    def _give_back(self, connection: _Connection) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.client.close()
+
+    def _call(self, work: Callable[[_Connection], T], *, sql: str) -> T:
+        with self._borrowed() as connection:
+            return self.run_on(connection, work, sql=sql)
+
+    def run_on(self, connection: _Connection, work: Callable[[_Connection], T], *, sql: str) -> T:
+        """Run `work` with errors mapped and, in the main thread, so that Ctrl-C kills its query.
+
+        The engine does not notice signals, so the query runs in a thread of its own while this one waits.
+        """
+        try:
+            if threading.current_thread() is not threading.main_thread():
+                return work(connection)
+            return self._run_interruptibly(connection, work)
+        except (DriverError, OSError) as error:
+            raise map_error(error, self.location, sql) from error
+
+    def _run_interruptibly(self, connection: _Connection, work: Callable[[_Connection], T]) -> T:
+        results: list[T] = []
+        failures: list[BaseException] = []
+        done = threading.Event()
+
+        def target() -> None:
+            try:
+                results.append(work(connection))
+            except BaseException as error:  # noqa: BLE001  # handed to the waiting thread as it is
+                failures.append(error)
+            finally:
+                done.set()
+
+        threading.Thread(target=target, name="cliphouse-query", daemon=True).start()
+        try:
+            done.wait()
+        except KeyboardInterrupt:
+            self._kill(connection, done)
+            raise
+        if failures:
+            raise failures[0]
+        return results[0]
+
+    def _kill(self, connection: _Connection, done: threading.Event) -> None:
+        """Kill what runs on `connection`, again and again until it has ended: it may only be about to start."""
+        killer = self._open()
+        try:
+            for _ in range(int(_KILL_PATIENCE_SECONDS / _KILL_INTERVAL_SECONDS)):
+                killer.client.command(f"KILL QUERY WHERE Settings['log_comment'] = '{connection.mark}' ASYNC")
+                if done.wait(_KILL_INTERVAL_SECONDS):
+                    return
+        finally:
+            killer.client.close()
+
+    def _ask_capabilities(self) -> Capabilities:
+        wanted = ("max_server_memory_usage", "uncompressed_cache_size", "vector_similarity_index_cache_size")
+        sql = f"SELECT name, toUInt64OrZero(value) FROM system.server_settings WHERE name IN {wanted}"
+        try:
+            values = dict(self.query(Query(sql=sql)).rows)
+        except EngineError as error:
+            if error.name not in ("ACCESS_DENIED", "UNKNOWN_TABLE"):
+                raise
+            values = {}  # a restricted user; everything works without these, more carefully
+        version = self.query(Query(sql="SELECT version()")).rows[0][0]
+        return Capabilities(
+            version=str(version),
+            embedded=isinstance(self.location, EmbeddedLocation),
+            memory_bytes=int(values.get(wanted[0], 0)),
+            uncompressed_cache_bytes=int(values.get(wanted[1], 0)),
+            vector_cache_bytes=int(values.get(wanted[2], 0)),
+        )
+
+
+class Session:
+    """One stateful connection, for SQL that people type."""
+
+    def __init__(self, engine: Engine, connection: _Connection) -> None:
+        self._engine, self._connection = engine, connection
+
+    def run(
+        self,
+        sql: str,
+        write: Callable[[bytes], object],
+        *,
+        parameters: Mapping[str, Any],
+        format: str | None,  # noqa: A002
+    ) -> None:
+        """Run one statement and `write` its answer, in `format` if the statement can take one."""
+
+        def work(connection: _Connection) -> None:
+            answer = cast("BinaryIO", connection.client.raw_stream(sql, parameters=dict(parameters), fmt=format))
+            try:
+                while chunk := answer.read(1 << 20):
+                    write(chunk)
+            finally:
+                answer.close()
+
+        self._engine.run_on(self._connection, work, sql=sql)
+
+
+def connect(url: str, *, create: bool = True) -> Engine:
+    """The engine at `url` (see `parse_url`). With `create`, a missing data directory is made.
+
+    Raises:
+        UsageError, UnknownDatabase: `url` is not valid, or names nothing and `create` is False.
+        DirectoryInUse, StorageError: the directory cannot be used.
+        EngineUnavailable, AuthenticationFailed: the server cannot.
+    """
+    location = parse_url(url)
+    if isinstance(location, EmbeddedLocation) and location.path is not None:
+        prepare_directory(location.path, create=create)
+    return Engine(location)
+
+
+def map_error(error: BaseException, location: Location, sql: str = "") -> CliphouseError:
+    """The cliphouse error that stands for a driver's or the system's."""
+    code, name = getattr(error, "code", None), getattr(error, "name", None)
+    path = location.path if isinstance(location, EmbeddedLocation) else None
+    if isinstance(error, OSError):
+        if error.errno == errno.ENOSPC:
+            return StorageFull(error.filename or "the temporary directory")
+        return EngineError(f"{error.strerror or error}", sql=sql)
+    if name == "NOT_ENOUGH_SPACE" or (
+        name in _WRITE_FAILURES and path is not None and shutil.disk_usage(path).free < _FULL_DISK_BYTES
+    ):
+        return StorageFull(str(path or location), code=code, name=name)
+    if isinstance(location, ServerLocation):
+        if name in _AUTHENTICATION:
+            return AuthenticationFailed(
+                f"{location} refused the user {location.user!r} or its password; mend it in the URL",
+                code=code,
+                name=name,
+            )
+        if isinstance(error, OperationalError) and code is None:
+            return EngineUnavailable(
+                f"cannot reach {location}: {_reason(error)}; is the server running, are host and port right?"
+            )
+    return EngineError(one_line(str(error)), code=code, name=name, sql=sql)
+
+
+def one_line(message: str) -> str:
+    """ClickHouse's message without codes, names, version and traces, which travel as attributes or help nobody."""
+    message = message.partition("\n\nAt:\n")[0]
+    for noise in _NOISE:
+        message = noise.sub("", message)
+    message = _LONG_ARRAY.sub("[…]", " ".join(message.split())).strip().rstrip(".")
+    return message if len(message) <= 400 else message[:399] + "…"
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause: the driver's own message repeats the address and what urllib3 wrapped around it."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return one_line(getattr(error, "strerror", None) or str(error))

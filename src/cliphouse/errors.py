@@ -1,0 +1,288 @@
+"""Every failure cliphouse raises on purpose, grouped by who can mend it.
+
+::
+
+    CliphouseError                    exit 1  http 500
+      UsageError (ValueError)         exit 2  http 400  other arguments mend it
+        DimensionMismatch             exit 2  http 400
+        EncoderMismatch               exit 2  http 400
+        InvalidVector                 exit 2  http 400
+        InvalidImage                  exit 2  http 400
+        InvalidFilter                 exit 2  http 400
+        UnknownDatabase               exit 2  http 404
+        UnknownCollection             exit 2  http 404
+        UnknownItem                   exit 2  http 404
+        UnknownShard                  exit 2  http 404
+        UnknownEncoder                exit 2  http 404
+      MissingExtra (ImportError)      exit 2  http 501  an installation mends it
+        EncoderUnavailable            exit 2  http 501
+      ShardError                      exit 3  http 422  the files on disk must change
+        RowCountMismatch              exit 3  http 422
+        TruncatedShard                exit 3  http 422
+        MissingColumn                 exit 3  http 422
+        InvalidEmbedding              exit 3  http 422
+        ShardConflict                 exit 3  http 409
+      InsufficientMemory              exit 4  http 507  a smaller request or a larger machine
+      EngineError                     exit 5  http 502  ClickHouse said no
+        StorageError                  exit 5  http 507  the data directory cannot be used
+          DirectoryInUse              exit 5  http 503
+          StorageFull                 exit 5  http 507
+        EngineUnavailable             exit 5  http 503  ClickHouse cannot be reached
+        AuthenticationFailed          exit 5  http 502
+
+A message is one line: what is wrong, the values that disagree, what to do next. The facts are attributes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class CliphouseError(Exception):
+    """Something cliphouse refused or could not do, said in one line."""
+
+    exit_code = 1
+    http_status = 500
+
+
+class UsageError(CliphouseError, ValueError):
+    """The request itself is wrong; other arguments mend it."""
+
+    exit_code = 2
+    http_status = 400
+
+
+class DimensionMismatch(UsageError):
+    """A vector has another length than the collection's embeddings."""
+
+    def __init__(self, *, what: str, given: int, expected: int, owner: str) -> None:
+        super().__init__(
+            f"{what} has {given} dimensions, {owner} holds {expected}; use vectors of the encoder that made the data"
+        )
+        self.given, self.expected = given, expected
+
+
+class EncoderMismatch(UsageError):
+    """Query and collection were encoded by different encoders."""
+
+    def __init__(self, *, collection: str, stored: str, given: str) -> None:
+        super().__init__(
+            f"collection {collection!r} holds {stored or 'unnamed'} embeddings, not {given}; "
+            + (f"use the encoder {stored!r}" if stored else "load it with the encoder's name first")
+        )
+        self.collection, self.stored, self.given = collection, stored, given
+
+
+class InvalidVector(UsageError):
+    """A query vector that no distance can be computed for."""
+
+
+class InvalidImage(UsageError):
+    """A query picture that cannot be read."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot read the picture {path}: {reason}")
+        self.path = path
+
+
+class InvalidFilter(UsageError):
+    """A `where` expression that ClickHouse does not accept."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"the filter {where!r} is not valid: {reason}")
+        self.where, self.reason = where, reason
+
+
+class UnknownDatabase(UsageError):
+    """There is no data at this place."""
+
+    http_status = 404
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"there is no database at {where}; load one with: cliphouse load DIR --db {where}")
+        self.where = where
+
+
+class UnknownCollection(UsageError):
+    """The database has no such collection."""
+
+    http_status = 404
+
+    def __init__(self, collection: str, where: str) -> None:
+        super().__init__(
+            f"there is no collection {collection!r} in {where}; load one with: cliphouse load DIR --db {where}"
+        )
+        self.collection = collection
+
+
+class UnknownItem(UsageError):
+    """No row has this id."""
+
+    http_status = 404
+
+    def __init__(self, collection: str, item: int) -> None:
+        super().__init__(f"collection {collection!r} has no row with id {item}; `cliphouse search` prints ids")
+        self.item = item
+
+
+class UnknownShard(UsageError):
+    """A wanted shard has no files in the directory."""
+
+    http_status = 404
+
+    def __init__(self, directory: Path, *, wanted: str, present: str) -> None:
+        found = f"it holds shards {present}" if present else "it holds no img_emb_N.npy"
+        super().__init__(f"no shard {wanted} in {directory}: {found}")
+        self.wanted, self.present = wanted, present
+
+
+class UnknownEncoder(UsageError):
+    """No encoder is registered under this name."""
+
+    http_status = 404
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"there is no encoder {name!r} (known: {', '.join(sorted(known))}); search with a vector or an id instead"
+            if name
+            else "the collection does not name its encoder; search with a vector or an id, or name one with --encoder"
+        )
+        self.name = name
+
+
+class MissingExtra(CliphouseError, ImportError):
+    """A feature whose package is not installed."""
+
+    exit_code = 2
+    http_status = 501
+
+
+class EncoderUnavailable(MissingExtra):
+    """The encoder is known, but its model is not on this machine."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"the encoder {name!r} cannot run here: {reason}")
+        self.encoder = name
+
+
+class ShardError(CliphouseError):
+    """A shard's files are not as they should be."""
+
+    exit_code = 3
+    http_status = 422
+
+    def __init__(self, message: str, *, shard: int) -> None:
+        super().__init__(f"shard {shard}: {message}")
+        self.shard = shard
+
+
+class RowCountMismatch(ShardError):
+    """The files of one shard hold different numbers of rows."""
+
+    def __init__(self, counts: dict[Path, int], *, shard: int) -> None:
+        listing = ", ".join(f"{path} has {rows} rows" for path, rows in counts.items())
+        super().__init__(f"row counts differ: {listing}; download or write the shard again", shard=shard)
+        self.counts = counts
+
+
+class TruncatedShard(ShardError):
+    """A file is shorter than its header promises."""
+
+    def __init__(self, path: Path, *, expected_bytes: int, found_bytes: int, shard: int) -> None:
+        super().__init__(
+            f"{path} is cut short: its header promises {expected_bytes} bytes, {found_bytes} are there; "
+            "download it again",
+            shard=shard,
+        )
+        self.path, self.expected_bytes, self.found_bytes = path, expected_bytes, found_bytes
+
+
+class MissingColumn(ShardError):
+    """A metadata file lacks the columns that describe a picture."""
+
+    def __init__(self, path: Path, wanted: Iterable[str], present: Iterable[str], *, shard: int) -> None:
+        super().__init__(
+            f"{path} has none of the columns {', '.join(wanted)}; it has: {', '.join(present) or 'no columns'}",
+            shard=shard,
+        )
+        self.path = path
+
+
+class InvalidEmbedding(ShardError):
+    """An embedding on disk is not a direction: NaN, infinite or all zero."""
+
+    def __init__(self, path: Path, row: int, reason: str, *, shard: int) -> None:
+        super().__init__(f"{path} row {row} {reason}; mend or remove that row and load again", shard=shard)
+        self.path, self.row = path, row
+
+
+class ShardConflict(ShardError):
+    """A shard of this number was already loaded from other files."""
+
+
+class InsufficientMemory(CliphouseError):
+    """The work would need more memory than there is."""
+
+    exit_code = 4
+    http_status = 507
+
+    def __init__(self, what: str, *, needed_bytes: int, available_bytes: int, advice: str) -> None:
+        super().__init__(
+            f"{what} needs about {needed_bytes / 2**30:.1f} GiB of memory, {available_bytes / 2**30:.1f} GiB are "
+            f"available; {advice}"
+        )
+        self.needed_bytes, self.available_bytes = needed_bytes, available_bytes
+
+
+class EngineError(CliphouseError):
+    """ClickHouse refused or failed; `code` and `name` are ClickHouse's own (60, 'UNKNOWN_TABLE')."""
+
+    exit_code = 5
+    http_status = 502
+
+    def __init__(self, message: str, *, code: int | None = None, name: str | None = None, sql: str = "") -> None:
+        super().__init__(message if name is None else f"{message} ({name}, code {code})")
+        self.code, self.name, self.sql = code, name, sql
+
+
+class StorageError(EngineError):
+    """The data directory cannot be used as it is."""
+
+    http_status = 507
+
+
+class DirectoryInUse(StorageError):
+    """Another process holds the data directory."""
+
+    http_status = 503
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(
+            f"{path} is in use by {who}: an embedded database serves one process at a time; "
+            "stop that process, or use another --db"
+        )
+        self.path, self.pid = path, pid
+
+
+class StorageFull(StorageError):
+    """No space is left to write to."""
+
+    def __init__(self, path: str, *, code: int | None = None, name: str | None = None) -> None:
+        super().__init__(
+            f"no space left on {path}; what was complete is kept, make room and run the same command again",
+            code=code,
+            name=name,
+        )
+        self.path = path
+
+
+class EngineUnavailable(EngineError):
+    """ClickHouse could not be reached."""
+
+    http_status = 503
+
+
+class AuthenticationFailed(EngineError):
+    """ClickHouse refused the user or the password."""

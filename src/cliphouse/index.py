@@ -1,0 +1,256 @@
+"""Building, watching and dropping vector indexes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cliphouse.engine import Engine, machine_memory_bytes
+from cliphouse.errors import EngineError, InsufficientMemory, UsageError
+from cliphouse.schema import (
+    IndexDefinition,
+    add_index,
+    drop_index,
+    identifier,
+    index_name,
+    materialize_index,
+    parse_index,
+)
+from cliphouse.types import CollectionInfo, IndexConfig, IndexState, Progress, ProgressCallback, Query
+
+_POLL_SECONDS = 0.2
+#: usearch grows its buffers by doubling at times, and the part's vectors pass through memory beside the graph.
+_BUILD_OVERHEAD = 1.25
+#: The size estimate is within 1 %; what is nearer than this to complete is complete.
+_SIZE_TOLERANCE = 0.02
+
+
+def estimate_bytes(config: IndexConfig, *, rows: int, dim: int) -> int:
+    """Memory that the graph takes, built or searched."""
+    return rows * config.bytes_per_row(dim)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundIndex:
+    """A vector index of a table: its definition, and its bytes on disk and in memory (0 while it is not built)."""
+
+    definition: IndexDefinition
+    disk_bytes: int
+    memory_bytes: int
+
+
+def definitions(engine: Engine, collection: str) -> dict[str, FoundIndex]:
+    """The collection's vector indexes by column."""
+    sql = (
+        "SELECT name, expr, type_full, data_compressed_bytes, data_uncompressed_bytes\n"
+        "FROM system.data_skipping_indices\n"
+        "WHERE database = currentDatabase() AND table = {name:String} AND type = 'vector_similarity'"
+    )
+    found = {}
+    for name, expression, type_full, disk, memory in engine.query(Query(sql=sql, parameters={"name": collection})).rows:
+        if definition := parse_index(name, expression, type_full):
+            found[definition.column] = FoundIndex(definition, int(disk), int(memory))
+    return found
+
+
+def states(engine: Engine, collection: str) -> list[IndexState]:
+    """The collection's vector indexes as they stand, by name."""
+    indexes = definitions(engine, collection)
+    if not indexes:
+        return []
+    parts = _parts(engine, collection)
+    building = _building(engine, collection)
+    rows = sum(part.rows for part in parts)
+    return sorted(
+        (
+            IndexState(
+                name=found.definition.name,
+                column=column,
+                config=found.definition.config,
+                rows_indexed=_rows_indexed(found, parts, [each.definition for each in indexes.values()]),
+                rows_total=rows,
+                disk_bytes=found.disk_bytes,
+                memory_bytes=found.memory_bytes,
+                building=found.definition.name in building,
+            )
+            for column, found in indexes.items()
+        ),
+        key=lambda state: state.name,
+    )
+
+
+def build(
+    engine: Engine, info: CollectionInfo, column: str, config: IndexConfig, progress: ProgressCallback | None
+) -> IndexState:
+    """Build the index on `column` for all rows that lack it, and return its state.
+
+    The table is merged to one part before its first build, for one graph is searched faster than several. A first
+    build that is interrupted leaves the table as it was; a later one keeps the parts it had finished.
+
+    Raises:
+        UsageError: the column has an index with other parameters, or rows without an embedding.
+        InsufficientMemory: the graph would not fit.
+        EngineError: the engine gave the build up.
+    """
+    existing = definitions(engine, info.name).get(column)
+    if existing and existing.definition.config != config:
+        raise UsageError(
+            f"{column} has an index with other parameters ({describe(existing.definition.config)}); "
+            f"drop it first: cliphouse index drop --column {column}"
+        )
+    rows, empty = _count(engine, info.name, column)
+    if rows == 0:
+        raise UsageError(f"collection {info.name!r} has no rows to index; load some first")
+    if empty:
+        raise UsageError(f"{empty} of {rows} rows have no {column}, and an index needs one in every row")
+    check_memory(engine, estimate_bytes(config, rows=rows, dim=info.dim), rows)
+    if not existing:
+        # Merged before the index is defined: once it is, a merge builds it, unseen and not to be interrupted.
+        engine.command(f"OPTIMIZE TABLE {identifier(info.name)} FINAL")
+        engine.command(add_index(info.name, column, info.dim, config))
+    name = existing.definition.name if existing else index_name(column)
+    engine.command(materialize_index(info.name, name))
+    try:
+        _wait(engine, info.name, name, rows, progress)
+    except BaseException:
+        engine.command(f"KILL MUTATION WHERE {_mutation(info.name, name)} SYNC")
+        if not existing:
+            engine.command(drop_index(info.name, name))
+        raise
+    _protect(engine, info.name)
+    return next(state for state in states(engine, info.name) if state.name == name)
+
+
+def drop(engine: Engine, collection: str, column: str) -> str:
+    """Drop the index on `column`; return its name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    existing = definitions(engine, collection).get(column)
+    if existing is None:
+        raise UsageError(f"{column} of {collection!r} has no vector index")
+    engine.command(drop_index(collection, existing.definition.name))
+    if len(definitions(engine, collection)) == 0:
+        engine.command(f"ALTER TABLE {identifier(collection)} RESET SETTING max_bytes_to_merge_at_max_space_in_pool")
+    return existing.definition.name
+
+
+def describe(config: IndexConfig) -> str:
+    """The parameters in one line."""
+    return f"{config.kind}, m {config.m}, ef_construction {config.ef_construction}, {config.quantization}"
+
+
+def check_memory(engine: Engine, graph_bytes: int, rows: int) -> None:
+    """Refuse a build that memory cannot hold, before it starts.
+
+    Raises:
+        InsufficientMemory: for the build, or for the cache that searches need (a graph that does not fit is read
+            again from disk for every query).
+    """
+    limit = engine.capabilities.memory_bytes or machine_memory_bytes()
+    advice = "use a coarser --quantization (i8, b1) or a smaller --m, or search exactly"
+    needed = int(graph_bytes * _BUILD_OVERHEAD)
+    if needed > limit:
+        raise InsufficientMemory(
+            f"building the index over {rows} rows", needed_bytes=needed, available_bytes=limit, advice=advice
+        )
+    cache = engine.capabilities.vector_cache_bytes
+    if cache and graph_bytes > cache:
+        raise InsufficientMemory(
+            f"searching the index over {rows} rows",
+            needed_bytes=graph_bytes,
+            available_bytes=cache,
+            advice=f"{advice}; the cache is vector_similarity_index_cache_size",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    rows: int
+    bytes_on_disk: int
+    index_bytes: int
+
+
+def _parts(engine: Engine, collection: str) -> list[_Part]:
+    sql = (
+        "SELECT rows, bytes_on_disk, secondary_indices_uncompressed_bytes FROM system.parts\n"
+        "WHERE database = currentDatabase() AND table = {name:String} AND active"
+    )
+    return [_Part(*map(int, row)) for row in engine.query(Query(sql=sql, parameters={"name": collection})).rows]
+
+
+def _rows_indexed(found: FoundIndex, parts: Sequence[_Part], all_indexes: Sequence[IndexDefinition]) -> int:
+    """Rows that the index covers.
+
+    The engine says how large each index is and how large all indexes of each part are, not which part has which. Their
+    sizes follow from the parameters, so parts with all or with none are told exactly; the rest is an estimate.
+    """
+    row_bytes = found.definition.config.bytes_per_row(found.definition.dim)
+    full_row_bytes = sum(each.config.bytes_per_row(each.dim) for each in all_indexes)
+    complete = sum(
+        part.rows for part in parts if part.index_bytes >= part.rows * full_row_bytes * (1 - _SIZE_TOLERANCE)
+    )
+    possible = sum(part.rows for part in parts if part.index_bytes > 0)
+    if len(all_indexes) == 1:
+        return possible
+    estimate = round(found.memory_bytes / row_bytes)
+    if estimate >= possible * (1 - _SIZE_TOLERANCE):
+        return possible
+    return max(complete, min(estimate, possible))
+
+
+def _mutation(collection: str, index: str) -> str:
+    command = f"MATERIALIZE INDEX {index})"
+    return (
+        f"database = currentDatabase() AND table = '{collection}' AND NOT is_done "
+        f"AND position(command, '{command}') > 0"
+    )
+
+
+def _building(engine: Engine, collection: str) -> set[str]:
+    sql = (
+        "SELECT extract(command, 'MATERIALIZE INDEX `?([A-Za-z0-9_]+)') FROM system.mutations\n"
+        "WHERE database = currentDatabase() AND table = {name:String} AND NOT is_done"
+    )
+    return {str(row[0]) for row in engine.query(Query(sql=sql, parameters={"name": collection})).rows}
+
+
+def _count(engine: Engine, collection: str, column: str) -> tuple[int, int]:
+    sql = f"SELECT count(), countIf(empty({identifier(column)})) FROM {identifier(collection)}"
+    rows, empty = engine.query(Query(sql=sql)).rows[0]
+    return int(rows), int(empty)
+
+
+def _wait(engine: Engine, collection: str, index: str, rows: int, progress: ProgressCallback | None) -> None:
+    pause = threading.Event()
+    reached = 0
+    unfinished = Query(sql=f"SELECT latest_fail_reason FROM system.mutations WHERE {_mutation(collection, index)}")
+    running = Query(
+        sql="SELECT sum(job.progress * part.rows) FROM system.merges AS job\n"
+        "JOIN system.parts AS part ON part.name = job.source_part_names[1]\n"
+        "    AND part.database = job.database AND part.table = job.table\n"
+        "WHERE job.database = currentDatabase() AND job.table = {name:String} AND job.is_mutation",
+        parameters={"name": collection},
+    )
+    while waiting := engine.query(unfinished).rows:
+        if reason := waiting[0][0]:
+            raise EngineError(f"building {index} failed: {reason}", sql=materialize_index(collection, index))
+        if progress:
+            reached = max(reached, min(rows, int(engine.query(running).rows[0][0] or 0)))
+            progress(Progress(label=index, done=reached, total=rows))
+        pause.wait(_POLL_SECONDS)
+    if progress:
+        progress(Progress(label=index, done=rows, total=rows))
+
+
+def _protect(engine: Engine, collection: str) -> None:
+    """Keep background merges away from the indexed part: merging it would build its graph again, for hours.
+
+    Smaller new parts still merge with each other; the next build takes them in.
+    """
+    largest = max(part.bytes_on_disk for part in _parts(engine, collection))
+    engine.command(
+        f"ALTER TABLE {identifier(collection)} MODIFY SETTING max_bytes_to_merge_at_max_space_in_pool = {largest}"
+    )

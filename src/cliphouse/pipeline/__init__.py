@@ -1,0 +1,1 @@
+"""From shards on disk to rows in the table: plan, read, write."""

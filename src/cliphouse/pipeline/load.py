@@ -1,0 +1,198 @@
+"""A shard enters the collection whole or not at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+
+from cliphouse import index
+from cliphouse.engine import Engine
+from cliphouse.errors import DimensionMismatch, ShardConflict, UsageError
+from cliphouse.pipeline.native import block
+from cliphouse.pipeline.plan import pending
+from cliphouse.pipeline.read import Batch, OpenShard, batches, fingerprint
+from cliphouse.schema import (
+    INSERT_COLUMNS,
+    create_ledger,
+    create_staging,
+    create_table,
+    identifier,
+    ledger_name,
+    staging_name,
+)
+from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, LoadReport, Progress, ProgressCallback, Query
+
+#: One insert carries about this much: its vectors make one large part, and the driver spools it to a file.
+_INSERT_BYTES = 512 * 2**20
+
+
+def load_new(
+    engine: Engine, info: CollectionInfo, opened: Sequence[OpenShard], progress: ProgressCallback | None
+) -> LoadReport:
+    """Create the collection and load into it; if not one shard gets in, leave nothing behind."""
+    _check_dims(info, opened)
+    engine.command(create_table(info))
+    try:
+        return load(engine, info, opened, progress)
+    except BaseException:
+        if not ledger(engine, info.name):
+            for table in (info.name, ledger_name(info.name)):
+                engine.command(f"DROP TABLE IF EXISTS {identifier(table)} SYNC")
+        raise
+
+
+def load(
+    engine: Engine, info: CollectionInfo, opened: Sequence[OpenShard], progress: ProgressCallback | None
+) -> LoadReport:
+    """Bring in the shards that the ledger does not have.
+
+    Raises:
+        DimensionMismatch: a shard's vectors are of another length than the collection's.
+        ShardConflict: a shard of this number came from other files.
+        UsageError: rows without text embeddings would meet an index over them.
+        ShardError: a file is bad; the shards before it are in.
+    """
+    started = time.perf_counter()
+    _check_dims(info, opened)
+    _check_text_index(engine, info, opened)
+    engine.command(create_ledger(info.name))
+    done = ledger(engine, info.name)
+    for each in opened:
+        if each.shard.number in done and fingerprint(each.shard) != done[each.shard.number]:
+            raise ShardConflict(
+                f"it is loaded already, from other files than {each.shard.image_embeddings}; "
+                "give these another number, or load them into another --collection",
+                shard=each.shard.number,
+            )
+    by_number = {each.shard.number: each for each in opened}
+    todo = [shard.number for shard in pending([each.shard for each in opened], done)]
+    rows = sum(_load_shard(engine, info, by_number[number], progress) for number in todo)
+    return LoadReport(
+        rows=rows,
+        loaded=tuple(todo),
+        skipped=tuple(number for number in by_number if number not in todo),
+        seconds=time.perf_counter() - started,
+        stale_indexes=tuple(state.name for state in index.states(engine, info.name) if state.state != "ready"),
+    )
+
+
+def ledger(engine: Engine, collection: str) -> dict[int, str]:
+    """The loaded shards' numbers, with the fingerprint of the files each came from; empty if there is no ledger."""
+    table = identifier(ledger_name(collection))
+    if not engine.query(Query(sql=f"EXISTS {table}")).rows[0][0]:
+        return {}
+    return dict(engine.query(Query(sql=f"SELECT shard, fingerprint FROM {table} FINAL ORDER BY shard")).rows)
+
+
+def _check_dims(info: CollectionInfo, opened: Iterable[OpenShard]) -> None:
+    for each in opened:
+        if info.dim not in (0, each.dim):
+            raise DimensionMismatch(
+                what=str(each.shard.image_embeddings),
+                given=each.dim,
+                expected=info.dim,
+                owner=f"collection {info.name!r}",
+            )
+
+
+def _check_text_index(engine: Engine, info: CollectionInfo, opened: Iterable[OpenShard]) -> None:
+    """Rows without a text embedding cannot enter a text index: merging them in would fail for ever."""
+    lacking = [each.shard.number for each in opened if each.text is None]
+    if lacking and "text_embedding" in index.definitions(engine, info.name):
+        raise UsageError(
+            f"shard {lacking[0]} has no text embeddings, and text_embedding has an index that needs one in every row; "
+            "drop it first: cliphouse index drop --column text"
+        )
+
+
+def _load_shard(engine: Engine, info: CollectionInfo, opened: OpenShard, progress: ProgressCallback | None) -> int:
+    """Bring one shard in and record it in the ledger; return its rows.
+
+    The rows are written to a table of their own, merged there to one part, and join the collection in one atomic step.
+    Before that step a failure leaves no trace in the collection; after it the ledger entry follows, and a loader that
+    dies in between is recognised by the shard's range of ids.
+
+    Raises:
+        ShardError: a file turns out to be bad on the way.
+        ShardConflict: the collection holds other rows under this shard's ids.
+    """
+    number = opened.shard.number
+    present = _rows_present(engine, info.name, number)
+    if present not in (0, opened.rows):
+        raise ShardConflict(
+            f"the collection holds {present} rows under its ids, the files have {opened.rows}; "
+            f"delete them first: DELETE FROM {info.name} WHERE shard = {number}",
+            shard=number,
+        )
+    if present == 0 and opened.rows > 0:
+        _write_and_attach(engine, info, opened, progress)
+    _record(engine, info.name, opened)
+    return opened.rows
+
+
+def _write_and_attach(
+    engine: Engine, info: CollectionInfo, opened: OpenShard, progress: ProgressCallback | None
+) -> None:
+    number = opened.shard.number
+    staging = staging_name(info.name, number)
+    engine.command(f"DROP TABLE IF EXISTS {identifier(staging)} SYNC")  # left behind by a killed loader
+    engine.command(create_staging(info.name, number))
+    try:
+        for group in _groups(batches(opened), opened):
+            engine.insert_native(staging, INSERT_COLUMNS, _blocks(group, opened, info, progress))
+        engine.command(f"OPTIMIZE TABLE {identifier(staging)} FINAL")
+        engine.command(f"ALTER TABLE {identifier(info.name)} ATTACH PARTITION tuple() FROM {identifier(staging)}")
+    finally:
+        engine.command(f"DROP TABLE IF EXISTS {identifier(staging)} SYNC")
+
+
+def _groups(stream: Iterator[Batch], opened: OpenShard) -> Iterator[Iterator[Batch]]:
+    """The batches in runs of about _INSERT_BYTES, without holding more than one batch."""
+    row_bytes = opened.dim * 2 * (1 if opened.text is None else 2) + 256
+    rows_per_group = max(1, _INSERT_BYTES // row_bytes)
+    ahead = next(stream, None)
+
+    def group(first: Batch) -> Iterator[Batch]:
+        nonlocal ahead
+        limit = first.start + rows_per_group
+        while ahead is not None and ahead.start < limit:
+            yield ahead
+            ahead = next(stream, None)
+
+    while ahead is not None:
+        yield group(ahead)
+
+
+def _blocks(
+    group: Iterator[Batch], opened: OpenShard, info: CollectionInfo, progress: ProgressCallback | None
+) -> Generator[bytes, None, None]:
+    number = opened.shard.number
+    for batch in group:
+        yield from block(batch, shard=number, storage=info.storage)
+        if progress:
+            done = batch.start + len(batch.image)
+            progress(Progress(label=f"shard {number}", done=done, total=opened.rows))
+
+
+def _rows_present(engine: Engine, collection: str, number: int) -> int:
+    first = number * ROWS_PER_SHARD
+    sql = f"SELECT count() FROM {identifier(collection)} WHERE id BETWEEN {first} AND {first + ROWS_PER_SHARD - 1}"
+    return int(engine.query(Query(sql=sql)).rows[0][0])
+
+
+def _record(engine: Engine, collection: str, opened: OpenShard) -> None:
+    sql = (
+        f"INSERT INTO {identifier(ledger_name(collection))} (shard, rows, has_text, fingerprint, source) "
+        "SELECT {shard:Int32}, {rows:UInt64}, {has_text:Bool}, {fingerprint:String}, {source:String}"
+    )
+    shard = opened.shard
+    engine.command(
+        sql,
+        {
+            "shard": shard.number,
+            "rows": opened.rows,
+            "has_text": opened.text is not None,
+            "fingerprint": fingerprint(shard),
+            "source": str(shard.image_embeddings),
+        },
+    )

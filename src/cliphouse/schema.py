@@ -1,0 +1,188 @@
+"""DDL as pure functions: the table, its vector indexes, the ledger, and what a collection remembers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cliphouse.errors import UsageError
+from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, IndexConfig, Quantization, Storage, literal
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+#: Column, ClickHouse type and the metadata columns that fill it, best first, compared without case. The order puts
+#: the tutorial's seven columns first and in its order, so that its INSERT fits this table too.
+METADATA_COLUMNS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "url": ("String", ("url",)),
+    "caption": ("String", ("caption", "text")),
+    "NSFW": ("LowCardinality(String)", ("nsfw",)),
+    "similarity": ("Float32", ("similarity",)),
+    "license": ("LowCardinality(String)", ("license",)),
+    "width": ("Int32", ("width",)),
+    "height": ("Int32", ("height",)),
+    "original_width": ("Int32", ("original_width",)),
+    "original_height": ("Int32", ("original_height",)),
+    "key": ("String", ("key",)),
+    "image_path": ("String", ("image_path",)),
+}
+#: A picture without any of these could not be shown or read about.
+DESCRIBING_COLUMNS = ("url", "caption", "image_path")
+EMBEDDING_COLUMNS = ("image_embedding", "text_embedding")
+INSERT_COLUMNS = ("id", *METADATA_COLUMNS, *EMBEDDING_COLUMNS)
+
+_ELEMENT: Mapping[Storage, str] = {"bfloat16": "BFloat16", "float32": "Float32"}
+
+
+def identifier(name: str) -> str:
+    """`name` quoted for SQL.
+
+    Raises:
+        UsageError: it is not a plain identifier (letters, digits, underscore).
+    """
+    if not _IDENTIFIER.fullmatch(name):
+        raise UsageError(f"{name!r} is not a valid name; use letters, digits and underscores")
+    return f"`{name}`"
+
+
+def embedding_type(storage: Storage) -> str:
+    """The column type of an embedding."""
+    return f"Array({_ELEMENT[storage]})"
+
+
+def create_table(info: CollectionInfo, *, name: str | None = None) -> str:
+    """The collection's table (or one of its shape under another `name`).
+
+    Embeddings are stored with CODEC(NONE): float noise does not compress, and LZ4 costs most of an exact search.
+    `shard` and `row` are computed from `id` and take no space.
+    """
+    embedding = embedding_type(info.storage)
+    lines = ["`id` Int64"]
+    for column, (kind, _) in METADATA_COLUMNS.items():
+        codec = " CODEC(ZSTD(1))" if kind == "String" else ""
+        lines.append(f"{identifier(column)} {kind}{codec}")
+        if column == "similarity":
+            lines += [f"{identifier(vector)} {embedding} CODEC(NONE)" for vector in EMBEDDING_COLUMNS]
+    lines.append(f"`shard` Int32 ALIAS intDiv(id, {ROWS_PER_SHARD})")
+    lines.append(f"`row` Int32 ALIAS id % {ROWS_PER_SHARD}")
+    columns = ",\n    ".join(lines)
+    return (
+        f"CREATE TABLE {identifier(name or info.name)}\n(\n    {columns}\n)\n"
+        f"ENGINE = MergeTree\nORDER BY id\nCOMMENT {literal(to_comment(info))}"
+    )
+
+
+def to_comment(info: CollectionInfo) -> str:
+    """What the collection remembers, as the table's comment: created, renamed and copied with the table itself."""
+    facts = {"encoder": info.encoder, "dim": info.dim, "distance": info.distance, "storage": info.storage}
+    return json.dumps({"cliphouse": 1} | facts)
+
+
+def from_comment(name: str, comment: str, columns: Mapping[str, str]) -> CollectionInfo:
+    """The collection that a table's comment and columns describe.
+
+    A table made by hand, by the tutorial's CREATE TABLE say, has no such comment: its encoder is unnamed and its
+    dimension 0, to be found in the data.
+    """
+    try:
+        facts = json.loads(comment)
+        known = isinstance(facts, dict) and facts.get("cliphouse") == 1
+    except ValueError:
+        known = False
+    storage: Storage = "bfloat16" if "BFloat16" in columns.get("image_embedding", "") else "float32"
+    if not known:
+        return CollectionInfo(name=name, encoder="", dim=0, storage=storage, columns=columns)
+    return CollectionInfo(
+        name=name, encoder=str(facts["encoder"]), dim=int(facts["dim"]), storage=storage, columns=columns
+    )
+
+
+def ledger_name(collection: str) -> str:
+    """The table that lists a collection's loaded shards."""
+    return f"{collection}_shards"
+
+
+def create_ledger(collection: str) -> str:
+    """The ledger: one row a loaded shard. Written rarely and never to be lost, so each insert is fsynced."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {identifier(ledger_name(collection))}\n(\n"
+        "    `shard` Int32,\n    `rows` UInt64,\n    `has_text` Bool,\n    `fingerprint` String,\n"
+        "    `source` String,\n    `loaded_at` DateTime DEFAULT now()\n)\n"
+        "ENGINE = ReplacingMergeTree\nORDER BY shard\n"
+        "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+    )
+
+
+def staging_name(collection: str, shard: int) -> str:
+    """The table a shard is written to before it joins the collection as a whole."""
+    return f"{collection}_loading_{shard}"
+
+
+def create_staging(collection: str, shard: int) -> str:
+    """An empty table that parts of the collection can come from; it builds no vector index of its own."""
+    return (
+        f"CREATE TABLE {identifier(staging_name(collection, shard))} AS {identifier(collection)}\n"
+        "ENGINE = MergeTree\nORDER BY id\nSETTINGS materialize_skip_indexes_on_merge = 0"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDefinition:
+    """A vector index as the table defines it."""
+
+    name: str
+    column: str
+    dim: int
+    config: IndexConfig
+
+
+def index_name(column: str) -> str:
+    """The tutorial's name for the index on `column`: image_embedding has image_index."""
+    return column.removesuffix("_embedding") + "_index"
+
+
+def add_index(collection: str, column: str, dim: int, config: IndexConfig) -> str:
+    """Define the vector index on `column`; it holds nothing until it is materialized."""
+    return (
+        f"ALTER TABLE {identifier(collection)} ADD INDEX {identifier(index_name(column))} {identifier(column)} "
+        f"TYPE vector_similarity('hnsw', 'cosineDistance', {dim}, {literal(config.quantization)}, "
+        f"{config.m}, {config.ef_construction})"
+    )
+
+
+def materialize_index(collection: str, name: str) -> str:
+    """Build the index for every part that lacks it, in the background; `system.mutations` tells the progress."""
+    return f"ALTER TABLE {identifier(collection)} MATERIALIZE INDEX {identifier(name)} SETTINGS mutations_sync = 0"
+
+
+def drop_index(collection: str, name: str) -> str:
+    """Remove the index and its files."""
+    return f"ALTER TABLE {identifier(collection)} DROP INDEX {identifier(name)}"
+
+
+_VECTOR_INDEX = re.compile(
+    r"vector_similarity\('hnsw',\s*'cosineDistance',\s*(\d+)(?:,\s*'(\w+)',\s*(\d+),\s*(\d+))?\)"
+)
+
+
+def parse_index(name: str, expression: str, type_full: str) -> IndexDefinition | None:
+    """The definition behind one row of `system.data_skipping_indices`, or None if it serves no cosine search."""
+    match = _VECTOR_INDEX.fullmatch(type_full)
+    if match is None:
+        return None
+    dim, quantization, m, ef_construction = match.groups()
+    return IndexDefinition(
+        name=name,
+        column=expression.strip("`"),
+        dim=int(dim),
+        config=IndexConfig(
+            quantization=_quantization(quantization or "bf16"),
+            m=int(m or 0) or 32,  # 0 and absent mean the engine's default
+            ef_construction=int(ef_construction or 0) or 128,
+        ),
+    )
+
+
+def _quantization(name: str) -> Quantization:
+    return name  # type: ignore[return-value]  # the engine accepted it; IndexConfig checks it again

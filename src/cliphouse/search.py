@@ -1,0 +1,116 @@
+"""One search: which path it takes, the statement, and the proof that an exact answer is exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliphouse import index, queries
+from cliphouse.engine import Engine, Result
+from cliphouse.errors import EngineError, InvalidFilter
+from cliphouse.schema import identifier
+from cliphouse.types import HIT_COLUMNS, CollectionInfo, Hit, Hits, Query, SearchParams, SearchPlan
+from cliphouse.vectors import DISTANCE_TOLERANCE, rounding_error
+
+#: The share of the uncompressed cache that one column may take.
+_CACHE_SHARE = 0.9
+
+
+def plan(engine: Engine, info: CollectionInfo, params: SearchParams) -> SearchPlan:
+    """Which path a search with these parameters takes, and why."""
+    if params.exact:
+        return SearchPlan(path="exact", reason="asked for")
+    found = index.definitions(engine, info.name).get(params.embedding_column)
+    if found is None:
+        return SearchPlan(path="exact", reason=f"{params.embedding_column} has no vector index")
+    if found.memory_bytes == 0:
+        return SearchPlan(path="exact", reason=f"the index {found.definition.name} is not built yet")
+    if params.k > queries.MAX_INDEX_K:
+        return SearchPlan(path="exact", reason=f"k is over {queries.MAX_INDEX_K}, the most an index answers")
+    name = found.definition.name
+    return SearchPlan(path="hnsw", reason=f"the index {name} is ready", index=name)
+
+
+def statement(
+    engine: Engine, info: CollectionInfo, target: NDArray[np.float32], params: SearchParams, *, keep: bool
+) -> tuple[Query, SearchPlan]:
+    """The statement that `run` starts with, and the plan behind it."""
+    chosen = plan(engine, info, params)
+    if chosen.path == "hnsw":
+        return queries.by_index(info, target, params), chosen
+    if info.storage == "bfloat16":
+        return queries.scan(info, target, params, cached=keep and _fits_cache(engine, info, params)), chosen
+    return queries.exact(info, target, params), chosen
+
+
+def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], params: SearchParams, *, keep: bool) -> Hits:
+    """The rows nearest to `target`. With `keep`, an exact search keeps the column in the engine's cache if it has room.
+
+    An index that gives fewer than k rows is not believed: the rest was filtered away after it gave its candidates, or
+    was deleted since it was built. Then, and only then, the search is done again exactly.
+
+    Raises:
+        InvalidFilter: the `where` condition alone fails.
+        EngineError: ClickHouse failed.
+    """
+    first, chosen = statement(engine, info, target, params, keep=keep)
+    result = _answer(engine, info, first, params)
+    if chosen.path == "hnsw":
+        if len(result.rows) == params.k:
+            return _hits(result, chosen)
+        reason = f"the index {chosen.index} gave only {len(result.rows)} of {params.k} rows"
+        exact = SearchParams(k=params.k, column=params.column, exact=True, where=params.where, columns=params.columns)
+        return Hits(run(engine, info, target, exact, keep=keep), SearchPlan(path="exact", reason=reason))
+    if result.columns[-1] == queries.HORIZON:
+        result, horizon = _split_horizon(result)
+        distances = [row[result.columns.index("distance")] for row in result.rows]
+        error = rounding_error(target) + DISTANCE_TOLERANCE
+        if not queries.is_complete(distances, horizon, params.k, error):
+            result = _answer(engine, info, queries.exact(info, target, params), params)
+    return _hits(result, chosen)
+
+
+def _answer(engine: Engine, info: CollectionInfo, query: Query, params: SearchParams) -> Result:
+    try:
+        return engine.query(query)
+    except EngineError:
+        if params.where:
+            _check_filter(engine, info, params.where)
+        raise
+
+
+def _check_filter(engine: Engine, info: CollectionInfo, where: str) -> None:
+    """Blame the condition if it fails on its own."""
+    try:
+        engine.query(Query(sql=f"SELECT 1 FROM {identifier(info.name)} WHERE ({where}\n) LIMIT 1"))
+    except EngineError as error:
+        raise InvalidFilter(where, str(error)) from error
+
+
+def _fits_cache(engine: Engine, info: CollectionInfo, params: SearchParams) -> bool:
+    sql = (
+        "SELECT sum(column_data_uncompressed_bytes) FROM system.parts_columns\n"
+        "WHERE database = currentDatabase() AND table = {name:String} AND column = {column:String} AND active"
+    )
+    found = engine.query(Query(sql=sql, parameters={"name": info.name, "column": params.embedding_column}))
+    return int(found.rows[0][0] or 0) < _CACHE_SHARE * engine.capabilities.uncompressed_cache_bytes
+
+
+def _split_horizon(result: Result) -> tuple[Result, float]:
+    """The rows without their last column, and that column's one value."""
+    horizon = float(result.rows[0][-1]) if result.rows else float("inf")
+    return Result(result.columns[:-1], [row[:-1] for row in result.rows]), horizon
+
+
+def _hits(result: Result, chosen: SearchPlan) -> Hits:
+    standard = {*HIT_COLUMNS, "distance"}
+    hits = []
+    for row in result.rows:
+        values: dict[str, Any] = dict(zip(result.columns, row, strict=True))
+        similarity = values["similarity"]
+        values["similarity"] = None if similarity is None or similarity != similarity else float(similarity)
+        more = {name: value for name, value in values.items() if name not in standard}
+        hits.append(Hit(**{name: values[name] for name in standard}, more=more))
+    return Hits(hits, chosen)

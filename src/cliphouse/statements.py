@@ -1,0 +1,56 @@
+"""SQL text as the user typed it: where statements end, and which of them answer with rows."""
+
+from __future__ import annotations
+
+from sqlglot.dialects.clickhouse import ClickHouse
+from sqlglot.errors import TokenError
+from sqlglot.tokenizer_core import Token, TokenType
+
+#: Statements that answer with a table and take a FORMAT clause.
+_ANSWERING = frozenset(
+    {"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK", "KILL", "FROM", "("}
+)
+
+
+def split(text: str) -> list[str]:
+    """The statements of `text`, without their semicolons and without empty ones.
+
+    Semicolons inside strings, comments and heredocs do not count. Text that ends inside a string is given back whole,
+    so that the engine reports the error with its own words.
+    """
+    tokens = _tokens(text)
+    if tokens is None:
+        return [text.strip()]
+    statements, start = [], None
+    for token in tokens:
+        if token.token_type == TokenType.SEMICOLON:
+            if start is not None:
+                statements.append(text[start : token.start].strip())
+            start = None
+        elif start is None:
+            start = token.start
+    if start is not None:
+        statements.append(text[start:].strip())
+    return statements
+
+
+def is_finished(text: str) -> bool:
+    """Whether interactive input is complete: its last token is a semicolon, or there is nothing in it."""
+    tokens = _tokens(text)
+    if tokens is None:
+        return False
+    return not tokens or tokens[-1].token_type == TokenType.SEMICOLON
+
+
+def takes_format(statement: str) -> bool:
+    """Whether a FORMAT clause may be added: it answers with rows and names no format itself."""
+    tokens = _tokens(statement) or []
+    words = [token.text.upper() for token in tokens]
+    return bool(words) and words[0] in _ANSWERING and "FORMAT" not in words[-2:-1]
+
+
+def _tokens(text: str) -> list[Token] | None:
+    try:
+        return ClickHouse().tokenize(text)
+    except TokenError:
+        return None
