@@ -37,7 +37,7 @@ from cliphouse.types import (
     SearchPlan,
     Storage,
 )
-from cliphouse.vectors import query_vector
+from cliphouse.vectors import abbreviate, query_vector
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -230,8 +230,8 @@ class Collection:
         return search.statement(self.engine, info, self._target(info, query, like, params), params, keep=False)
 
     def explain(self, query: Query) -> str:
-        """The engine's own plan for `query`."""
-        return "\n".join(str(row[0]) for row in self.engine.query(queries.explain(query)).rows)
+        """The engine's own plan for `query`, with its vectors abbreviated."""
+        return abbreviate("\n".join(str(row[0]) for row in self.engine.query(queries.explain(query)).rows))
 
     def _target(
         self, info: CollectionInfo, query: str | Path | Image | ArrayLike | None, like: int | None, params: SearchParams

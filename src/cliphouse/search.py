@@ -11,6 +11,7 @@ from cliphouse import index, queries
 from cliphouse.engine import Engine, Result
 from cliphouse.errors import EngineError, InvalidFilter
 from cliphouse.schema import identifier
+from cliphouse.statements import is_closed
 from cliphouse.types import HIT_COLUMNS, CollectionInfo, Hit, Hits, Query, SearchParams, SearchPlan
 from cliphouse.vectors import DISTANCE_TOLERANCE, rounding_error
 
@@ -52,9 +53,11 @@ def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], param
     was deleted since it was built. Then, and only then, the search is done again exactly.
 
     Raises:
-        InvalidFilter: the `where` condition alone fails.
+        InvalidFilter: the `where` condition is not one expression, or fails alone.
         EngineError: ClickHouse failed.
     """
+    if params.where and not is_closed(params.where):
+        raise InvalidFilter(params.where, "its parentheses do not match, or it is more than one expression")
     first, chosen = statement(engine, info, target, params, keep=keep)
     result = _answer(engine, info, first, params)
     if chosen.path == "hnsw":
@@ -63,7 +66,7 @@ def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], param
         reason = f"the index {chosen.index} gave only {len(result.rows)} of {params.k} rows"
         exact = SearchParams(k=params.k, column=params.column, exact=True, where=params.where, columns=params.columns)
         return Hits(run(engine, info, target, exact, keep=keep), SearchPlan(path="exact", reason=reason))
-    if result.columns[-1] == queries.HORIZON:
+    if result.rows and result.columns[-1] == queries.HORIZON:
         result, horizon = _split_horizon(result)
         distances = [row[result.columns.index("distance")] for row in result.rows]
         error = rounding_error(target) + DISTANCE_TOLERANCE
@@ -100,8 +103,7 @@ def _fits_cache(engine: Engine, info: CollectionInfo, params: SearchParams) -> b
 
 def _split_horizon(result: Result) -> tuple[Result, float]:
     """The rows without their last column, and that column's one value."""
-    horizon = float(result.rows[0][-1]) if result.rows else float("inf")
-    return Result(result.columns[:-1], [row[:-1] for row in result.rows]), horizon
+    return Result(result.columns[:-1], [row[:-1] for row in result.rows]), float(result.rows[0][-1])
 
 
 def _hits(result: Result, chosen: SearchPlan) -> Hits:

@@ -49,6 +49,16 @@ def takes_format(statement: str) -> bool:
     return bool(words) and words[0] in _ANSWERING and "FORMAT" not in words[-2:-1]
 
 
+def is_closed(expression: str) -> bool:
+    """Whether the expression stays one when it is put in parentheses: its own are balanced, and it has no semicolon."""
+    depth = 0
+    for token in _tokens(expression) or []:
+        depth += {TokenType.L_PAREN: 1, TokenType.R_PAREN: -1}.get(token.token_type, 0)
+        if depth < 0 or token.token_type == TokenType.SEMICOLON:
+            return False
+    return depth == 0
+
+
 def _tokens(text: str) -> list[Token] | None:
     try:
         return ClickHouse().tokenize(text)

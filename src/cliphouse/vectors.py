@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -9,6 +11,13 @@ from cliphouse.errors import DimensionMismatch, InvalidVector
 
 #: Room for the float32 sums inside the engine's distance: 4096 products of unit-length halves stay well below it.
 DISTANCE_TOLERANCE = 1e-5
+
+_LONG_ARRAY = re.compile(r"\[(?:[-+.\deE]+, ?){8}[-+.\deE, ]*\]?")
+
+
+def abbreviate(text: str) -> str:
+    """`text` with each printed vector of more than eight numbers as […], for people to read."""
+    return _LONG_ARRAY.sub("[…]", text)
 
 
 def bfloat16_words(values: NDArray[np.floating]) -> NDArray[np.uint16]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import shutil
 import threading
@@ -33,6 +34,10 @@ from cliphouse.errors import (
     UsageError,
 )
 from cliphouse.types import Query
+from cliphouse.vectors import abbreviate
+
+# The driver logs what it raises; without a handler Python would print that beside our one line.
+logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 _CONNECT_TIMEOUT_SECONDS = 10
 _RECEIVE_TIMEOUT_SECONDS = 600
@@ -50,12 +55,12 @@ _FULL_DISK_BYTES = 4 * 2**20
 #: Parts of a message that are attributes already, repeat the statement, or list all of SQL.
 _NOISE = (
     re.compile(r"^Unable to open the chdb engine at '.*?': Failed to create connection: "),
+    re.compile(r"Received ClickHouse exception, code: \d+, server response: "),
     re.compile(r"Python UDF '\w+' raised an exception at row \d+: \w+: "),
     re.compile(r"Code: \d+\. |DB::Exception: "),
     re.compile(r"\s*\([A-Z][A-Z0-9_]{3,}\)|\s*\(version [^()]*(\([^()]*\))?\)"),
     re.compile(r"\. In scope .*|\s*Expected one of: .*", re.DOTALL),
 )
-_LONG_ARRAY = re.compile(r"\[(?:[-+.\deE]+, ?){8}[-+.\deE, ]*\]?")
 
 T = TypeVar("T")
 
@@ -76,7 +81,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Rows of a query, with the names of their columns."""
+    """Rows of a query, with the names of their columns (an embedded engine names none if there are no rows)."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
@@ -185,6 +190,7 @@ class Engine:
                     path=str(self.location.path or ":memory:"),
                     chdb_options=server_options(machine_memory_bytes()),
                     settings=settings,
+                    show_clickhouse_errors="scrub",
                 )
             else:
                 place = self.location
@@ -202,6 +208,7 @@ class Engine:
                     connect_timeout=_CONNECT_TIMEOUT_SECONDS,
                     send_receive_timeout=_RECEIVE_TIMEOUT_SECONDS,
                     client_name="cliphouse",
+                    show_clickhouse_errors="scrub",
                 )
         except DriverError as error:
             raise map_error(error, self.location) from error
@@ -372,7 +379,7 @@ def one_line(message: str) -> str:
     message = message.partition("\n\nAt:\n")[0]
     for noise in _NOISE:
         message = noise.sub("", message)
-    message = _LONG_ARRAY.sub("[…]", " ".join(message.split())).strip().rstrip(".")
+    message = abbreviate(" ".join(message.split())).strip().rstrip(".")
     return message if len(message) <= 400 else message[:399] + "…"
 
 

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from cliphouse import Collection
+from cliphouse.cli.main import main
+from cliphouse.engine import connect
+from tests.clickhouse_http import PASSWORD, USER
+from tests.data import write_shard
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """A server's URL without a database: CLIPHOUSE_TEST_URL, or the engine behind a loopback HTTP interface."""
+    if url := os.environ.get("CLIPHOUSE_TEST_URL"):
+        yield url.rstrip("/")
+        return
+    program = Path(__file__).with_name("clickhouse_http.py")
+    with subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            port = process.stdout.readline().strip()
+            yield f"clickhouse://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+@pytest.fixture(params=["embedded", "server"])
+def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh database on each kind of engine, as a URL."""
+    if request.param == "embedded":
+        yield str(tmp_path / "db")
+        return
+    url = request.getfixturevalue("server_url")
+    name = f"test_{uuid.uuid4().hex}"
+    with connect(f"{url}/default") as engine:
+        engine.command(f"CREATE DATABASE {name}")
+    yield f"{url}/{name}"
+    with connect(f"{url}/default") as engine:
+        engine.command(f"DROP DATABASE {name} SYNC")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """A directory with one shard of eight captioned rows."""
+    return write_shard(tmp_path / "shards")
+
+
+@pytest.fixture
+def collection(db: str, shards: Path) -> Iterator[Collection]:
+    """Those eight rows, loaded, on each kind of engine."""
+    with Collection.open(db, encoder="test-words") as opened:
+        opened.load(shards)
+        yield opened
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, shards: Path) -> Iterator[Collection]:
+    """Those eight rows, loaded, in a data directory."""
+    with Collection.open(tmp_path / "db", encoder="test-words") as opened:
+        opened.load(shards)
+        yield opened
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def cliphouse(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Run a command line as the shell would, with what it prints and its exit code."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["cliphouse", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        printed = capsys.readouterr()
+        return Outcome(int(exit_.value.code or 0), printed.out, printed.err)
+
+    return run
