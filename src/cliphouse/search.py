@@ -37,7 +37,13 @@ def plan(engine: Engine, info: CollectionInfo, params: SearchParams) -> SearchPl
 def statement(
     engine: Engine, info: CollectionInfo, target: NDArray[np.float32], params: SearchParams, *, keep: bool
 ) -> tuple[Query, SearchPlan]:
-    """The statement that `run` starts with, and the plan behind it."""
+    """The statement that `run` starts with, and the plan behind it.
+
+    Raises:
+        InvalidFilter: the `where` condition is not one expression.
+    """
+    if params.where and not is_closed(params.where):
+        raise InvalidFilter(params.where, "its parentheses do not match, or it is more than one expression")
     chosen = plan(engine, info, params)
     if chosen.path == "hnsw":
         return queries.by_index(info, target, params), chosen
@@ -56,8 +62,6 @@ def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], param
         InvalidFilter: the `where` condition is not one expression, or fails alone.
         EngineError: ClickHouse failed.
     """
-    if params.where and not is_closed(params.where):
-        raise InvalidFilter(params.where, "its parentheses do not match, or it is more than one expression")
     first, chosen = statement(engine, info, target, params, keep=keep)
     result = _answer(engine, info, first, params)
     if chosen.path == "hnsw":

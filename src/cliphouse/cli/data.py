@@ -61,7 +61,14 @@ def load(
 
 
 @click.command()
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people or programs.",
+)
 @database_options
 def status(form: str, db: str, collection: str) -> None:
     """Show rows, shards, disk by column, indexes, encoder and engine."""

@@ -38,7 +38,7 @@ def index() -> None:
 
 @index.command()
 @column_option
-@click.option("--kind", type=click.Choice(["hnsw"]), default=_DEFAULTS.kind, show_default=True)
+@click.option("--kind", type=click.Choice(["hnsw"]), default=_DEFAULTS.kind, show_default=True, help="Kind of index.")
 @click.option("--m", default=_DEFAULTS.m, show_default=True, help="Neighbours of a node: recall against memory.")
 @click.option(
     "--ef-construction", default=_DEFAULTS.ef_construction, show_default=True, help="Build effort: recall against time."
@@ -76,7 +76,14 @@ def build(
 
 
 @index.command()
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people or programs.",
+)
 @database_options
 def show(form: str, db: str, collection: str) -> None:
     """Show the indexes with their state: building, partial (new rows wait), or ready."""

@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from cliphouse.errors import (
     CliphouseError,
     EngineError,
     EngineUnavailable,
+    StorageError,
     StorageFull,
     UsageError,
 )
@@ -61,6 +63,9 @@ _NOISE = (
     re.compile(r"\s*\([A-Z][A-Z0-9_]{3,}\)|\s*\(version [^()]*(\([^()]*\))?\)"),
     re.compile(r"\. In scope .*|\s*Expected one of: .*", re.DOTALL),
 )
+
+#: chDB streams the answers of these only; others are short.
+_STREAMED = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -124,10 +129,11 @@ class Engine:
         """Run a statement for its effect."""
         self._call(lambda connection: connection.client.command(sql, parameters=dict(parameters or {})), sql=sql)
 
-    def insert_native(self, table: str, columns: Iterable[str], blocks: Generator[bytes, None, None]) -> None:
+    def insert_native(self, table: str, columns: Iterable[str], blocks: Iterable[bytes]) -> None:
         """Insert rows that are already in ClickHouse's Native format, as one insert, in large parts.
 
-        `table` and `columns` are names, not yet quoted; an index on the table is not built on the way.
+        `table` and `columns` are names, not yet quoted; an index on the table is not built on the way. If `blocks`
+        raises, the rows it gave before may have been inserted; its error comes through as it is.
         """
         settings = {
             "async_insert": 0,
@@ -135,11 +141,21 @@ class Engine:
             "min_insert_block_size_rows": 1_048_576,
             "min_insert_block_size_bytes": 512 * 2**20,
         }
-        names = list(columns)
-        self._call(
-            lambda connection: connection.client.raw_insert(table, names, blocks, settings=settings, fmt="Native"),
-            sql=f"INSERT INTO {table}",
-        )
+        failures: list[BaseException] = []
+
+        def until_failure() -> Generator[bytes, None, None]:
+            # Raising inside the driver would leak its spool file or come back as a broken connection.
+            try:
+                yield from blocks
+            except BaseException as error:  # noqa: BLE001
+                failures.append(error)
+
+        def work(connection: _Connection) -> None:
+            connection.client.raw_insert(table, list(columns), until_failure(), settings=settings, fmt="Native")
+
+        self._call(work, sql=f"INSERT INTO {table}")
+        if failures:
+            raise failures[0]
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -159,6 +175,11 @@ class Engine:
         if not self.capabilities.embedded:
             raise UsageError("functions can be installed only in an embedded database")
         register_function(name, function)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` has not been called yet."""
+        return not self._closed
 
     def close(self) -> None:
         """Close every connection; an embedded engine lets go of its directory."""
@@ -307,6 +328,10 @@ class Engine:
         )
 
 
+#: Engines of this process, to tell whether an embedded one is open.
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
 class Session:
     """One stateful connection, for SQL that people type."""
 
@@ -324,6 +349,9 @@ class Session:
         """Run one statement and `write` its answer, in `format` if the statement can take one."""
 
         def work(connection: _Connection) -> None:
+            if not _STREAMED.match(sql):
+                write(connection.client.raw_query(sql, parameters=dict(parameters), fmt=format))
+                return
             answer = cast("BinaryIO", connection.client.raw_stream(sql, parameters=dict(parameters), fmt=format))
             try:
                 while chunk := answer.read(1 << 20):
@@ -343,9 +371,24 @@ def connect(url: str, *, create: bool = True) -> Engine:
         EngineUnavailable, AuthenticationFailed: the server cannot.
     """
     location = parse_url(url)
-    if isinstance(location, EmbeddedLocation) and location.path is not None:
-        prepare_directory(location.path, create=create)
-    return Engine(location)
+    if isinstance(location, EmbeddedLocation):
+        _check_single(location)
+        if location.path is not None:
+            prepare_directory(location.path, create=create)
+    engine = Engine(location)
+    _engines.add(engine)
+    return engine
+
+
+def _check_single(location: EmbeddedLocation) -> None:
+    """Refuse a second database: chDB has one for the whole process."""
+    for engine in list(_engines):
+        held = engine.location
+        if engine.is_open and isinstance(held, EmbeddedLocation) and held != location:
+            raise StorageError(
+                f"this process already has {held} open, and an embedded engine serves one database at a time; "
+                f"close it before opening {location}"
+            )
 
 
 def map_error(error: BaseException, location: Location, sql: str = "") -> CliphouseError:

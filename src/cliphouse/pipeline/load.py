@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cliphouse import index
 from cliphouse.engine import Engine
@@ -165,7 +165,7 @@ def _groups(stream: Iterator[Batch], opened: OpenShard) -> Iterator[Iterator[Bat
 
 def _blocks(
     group: Iterator[Batch], opened: OpenShard, info: CollectionInfo, progress: ProgressCallback | None
-) -> Generator[bytes, None, None]:
+) -> Iterator[bytes]:
     number = opened.shard.number
     for batch in group:
         yield from block(batch, shard=number, storage=info.storage)

@@ -1,0 +1,104 @@
+"""Render benchmarks/REPORT.md, one plot a run, and the tables in README.md from the newest result of each run.
+
+    python -m benchmarks.report [--check] [--root DIR]
+
+README.md gets one table for each pair of marks `<!-- benchmark:RUN -->` and `<!-- /benchmark -->`. With `--check`
+nothing is written: exit status 1 says that a text differs from what the results render to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.text import section, short_table
+
+ROOT = Path(__file__).resolve().parent.parent
+_BLOCK = re.compile(r"(<!-- benchmark:([\w-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
+
+ResultFile = tuple[Path, Mapping[str, Any]]
+
+
+def newest_results(directory: Path) -> list[ResultFile]:
+    """The newest result of each run, by its date, in order of the runs' names."""
+    newest: dict[str, ResultFile] = {}
+    for path in sorted(directory.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        known = newest.get(result["run"])
+        if known is None or known[1]["date"] <= result["date"]:
+            newest[result["run"]] = path, result
+    return [newest[run] for run in sorted(newest)]
+
+
+def render(root: Path, results: Sequence[ResultFile]) -> dict[Path, str]:
+    """The text of every file that is made from results, by its path. No results, no report.
+
+    Raises:
+        ValueError: README.md asks for a run that has no result.
+    """
+    texts = {}
+    if results:
+        texts[root / "benchmarks" / "REPORT.md"] = report(results)
+    readme = root / "README.md"
+    if readme.exists():
+        texts[readme] = with_tables(readme.read_text(encoding="utf-8"), results)
+    return texts
+
+
+def report(results: Iterable[ResultFile]) -> str:
+    """The whole of REPORT.md."""
+    head = (
+        "# Benchmark report\n\nMade by `python -m benchmarks.report` from the newest result of each run; do not edit. "
+        "[README.md](README.md) says what is measured and how.\n"
+    )
+    return "\n".join([head, *(section(path.name, result) for path, result in results)])
+
+
+def with_tables(readme: str, results: Iterable[ResultFile]) -> str:
+    """`readme` with the table of each run it marks."""
+    by_run = {result["run"]: result for _, result in results}
+
+    def block(match: re.Match[str]) -> str:
+        run = match.group(2)
+        if run not in by_run:
+            raise ValueError(f"README.md asks for the run {run}, which has no result in benchmarks/results")
+        return f"{match.group(1)}{short_table(by_run[run])}{match.group(3)}"
+
+    return _BLOCK.sub(block, readme)
+
+
+def stale(texts: Mapping[Path, str]) -> list[Path]:
+    """The files that hold something else than their text."""
+    return [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Render the report, the plots and README.md's tables from results.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a text is stale")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to work on; this one if not given")
+    options = parser.parse_args()
+    results = newest_results(options.root / "benchmarks" / "results")
+    texts = render(options.root, results)
+    if options.check:
+        for path in stale(texts):
+            print(f"{path} is stale; run python -m benchmarks.report", file=sys.stderr)
+        return 1 if stale(texts) else 0
+    if not results:
+        print("there are no results to report; run python -m benchmarks.run", file=sys.stderr)
+        return 1
+    from benchmarks.plot import draw  # --check must not need matplotlib
+
+    for path in stale(texts):
+        path.write_text(texts[path], encoding="utf-8")
+    for _, result in results:
+        draw(result, options.root / "benchmarks" / f"{result['run']}.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
