@@ -18,11 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cliphouse import Collection, LoadReport, Query, SearchParams, queries, search
+from cliphouse import Collection, LoadReport, Query, SearchParams, search
 from cliphouse.collection import DEFAULT_STORAGE
 from cliphouse.engine import Engine, Result
 from cliphouse.types import Storage
-from cliphouse.vectors import DISTANCE_TOLERANCE, rounding_error
 
 TUTORIAL_TABLE = """CREATE TABLE tutorial
 (
@@ -141,20 +140,8 @@ def faiss_flat(source: NDArray[np.floating], *, k: int, threads: int) -> System:
 
 
 def count_full_scans(collection: Collection, vectors: NDArray[np.float32], *, k: int) -> int:
-    """How many of the queries `Collection.search` answers with a second scan, in full precision.
-
-    It does where the fast scan cannot prove its answer complete. The proof is made again here, outside the clock.
-    """
-    info, params = collection.info(), SearchParams(k=k, exact=True)
-    count = 0
-    for vector in vectors:
-        result = collection.engine.query(queries.scan(info, vector, params, cached=True))
-        place = result.columns.index("distance")
-        distances = [row[place] for row in result.rows]
-        horizon = float(result.rows[0][result.columns.index(queries.HORIZON)])
-        error = rounding_error(vector) + DISTANCE_TOLERANCE
-        count += not queries.is_complete(distances, horizon, k, error)
-    return count
+    """How many of the queries `Collection.search` answered with a second scan, in full precision, outside the clock."""
+    return sum(collection.search(vector, k=k, exact=True).plan.rescanned for vector in vectors)
 
 
 def _rows_of(result: Result, metadata: pa.Table) -> list[int]:

@@ -17,6 +17,7 @@ from cliphouse.engine import Engine, Result, connect
 from cliphouse.errors import (
     DimensionMismatch,
     EncoderMismatch,
+    EngineError,
     UnknownCollection,
     UnknownItem,
     UsageError,
@@ -75,6 +76,9 @@ class Collection:
         self.name = name
         self._encoder = encoder
         self._searches = 0
+        # What the last look at the catalogue said: asking again for every search would take longer than many do.
+        self._known: CollectionInfo | None = None
+        self._fits_cache: dict[str, bool] = {}
 
     @classmethod
     def open(
@@ -121,6 +125,7 @@ class Collection:
         info = self._find_info()
         if info is None:
             raise UnknownCollection(self.name, str(self.engine.location))
+        self._known = info if info.dim else None
         return info
 
     def encoder(self) -> Encoder:
@@ -176,6 +181,7 @@ class Collection:
         """
         planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
         opened = [read.open_shard(shard) for shard in planned]
+        self._forget()
         info = self._find_info()
         if info is None:
             info = self._describe_new(opened[0], storage or DEFAULT_STORAGE)
@@ -216,22 +222,49 @@ class Collection:
         self, query: str | Path | Image | ArrayLike | None = None, *, like: int | None = None, params: SearchParams
     ) -> Hits:
         """`search` with its options as one value."""
-        info = self._searchable(params)
-        target = self._target(info, query, like, params)
-        # A single search, as the shell makes, would fill the cache for nothing; the second one tells that more follow.
-        self._searches += 1
-        return search.run(self.engine, info, target, params, keep=self._searches > 1)
+        remembered = self._known is not None
+        try:
+            return self._search(query, like, params)
+        except EngineError:
+            if not remembered:
+                raise
+            self._forget()  # the table may have been changed by somebody else
+            return self._search(query, like, params)
 
     def statement(
         self, query: str | Path | Image | ArrayLike | None = None, *, like: int | None = None, params: SearchParams
     ) -> tuple[Query, SearchPlan]:
-        """The statement that `search` would run, and why that one."""
+        """The statement that the next search would run, and why that one."""
         info = self._searchable(params)
-        return search.statement(self.engine, info, self._target(info, query, like, params), params, keep=False)
+        target = self._target(info, query, like, params)
+        return search.statement(self.engine, info, target, params, keep=self._keeps(info, params))
 
     def explain(self, query: Query) -> str:
         """The engine's own plan for `query`, with its vectors abbreviated."""
         return abbreviate("\n".join(str(row[0]) for row in self.engine.query(queries.explain(query)).rows))
+
+    def _search(self, query: str | Path | Image | ArrayLike | None, like: int | None, params: SearchParams) -> Hits:
+        info = self._searchable(params)
+        target = self._target(info, query, like, params)
+        hits = search.run(self.engine, info, target, params, keep=self._keeps(info, params))
+        self._searches += 1
+        return hits
+
+    def _keeps(self, info: CollectionInfo, params: SearchParams) -> bool:
+        """Whether an exact search should keep its column in the engine's cache: from the second one on, if it fits.
+
+        A single search, as the shell makes, would fill the cache for nothing; a second one tells that more follow.
+        """
+        if self._searches == 0:
+            return False
+        column = params.embedding_column
+        if column not in self._fits_cache:
+            self._fits_cache[column] = search.fits_cache(self.engine, info, column)
+        return self._fits_cache[column]
+
+    def _forget(self) -> None:
+        self._known = None
+        self._fits_cache = {}
 
     def _target(
         self, info: CollectionInfo, query: str | Path | Image | ArrayLike | None, like: int | None, params: SearchParams
@@ -286,6 +319,7 @@ class Collection:
         from cliphouse import statements
 
         self.install_functions()
+        self._forget()  # the statement may change the table
         answer = io.BytesIO()
         form = "ArrowStream" if statements.takes_format(statement) else None
         with self.engine.session() as session:
@@ -353,11 +387,11 @@ class Collection:
         return int(first[0][0]) if first else 0
 
     def _searchable(self, params: SearchParams) -> CollectionInfo:
-        info = self.info()
-        unknown = [
-            name for name in (params.embedding_column, *HIT_COLUMNS, *params.columns) if name not in info.columns
-        ]
-        if unknown:
+        info = self._known or self.info()
+        wanted = (params.embedding_column, *HIT_COLUMNS, *params.columns)
+        if not info.columns.keys() >= set(wanted):
+            info = self.info()
+        if unknown := [name for name in wanted if name not in info.columns]:
             raise UsageError(
                 f"collection {self.name!r} has no column {', '.join(unknown)}; it has: {', '.join(info.columns)}"
             )

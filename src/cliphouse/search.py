@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,12 @@ def statement(
     if chosen.path == "hnsw":
         return queries.by_index(info, target, params), chosen
     if info.storage == "bfloat16":
-        return queries.scan(info, target, params, cached=keep and _fits_cache(engine, info, params)), chosen
+        return queries.scan(info, target, params, cached=keep), chosen
     return queries.exact(info, target, params), chosen
 
 
 def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], params: SearchParams, *, keep: bool) -> Hits:
-    """The rows nearest to `target`. With `keep`, an exact search keeps the column in the engine's cache if it has room.
+    """The rows nearest to `target`. With `keep`, an exact search keeps the column in the engine's uncompressed cache.
 
     An index that gives fewer than k rows is not believed: the rest was filtered away after it gave its candidates, or
     was deleted since it was built. Then, and only then, the search is done again exactly.
@@ -68,15 +69,26 @@ def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], param
         if len(result.rows) == params.k:
             return _hits(result, chosen)
         reason = f"the index {chosen.index} gave only {len(result.rows)} of {params.k} rows"
-        exact = SearchParams(k=params.k, column=params.column, exact=True, where=params.where, columns=params.columns)
-        return Hits(run(engine, info, target, exact, keep=keep), SearchPlan(path="exact", reason=reason))
+        hits = run(engine, info, target, replace(params, exact=True), keep=keep)
+        return Hits(hits, replace(hits.plan, reason=reason))
     if result.rows and result.columns[-1] == queries.HORIZON:
         result, horizon = _split_horizon(result)
         distances = [row[result.columns.index("distance")] for row in result.rows]
         error = rounding_error(target) + DISTANCE_TOLERANCE
         if not queries.is_complete(distances, horizon, params.k, error):
             result = _answer(engine, info, queries.exact(info, target, params), params)
+            chosen = replace(chosen, rescanned=True)
     return _hits(result, chosen)
+
+
+def fits_cache(engine: Engine, info: CollectionInfo, column: str) -> bool:
+    """Whether the engine's uncompressed cache has room for all of an embedding column."""
+    sql = (
+        "SELECT sum(column_data_uncompressed_bytes) FROM system.parts_columns\n"
+        "WHERE database = currentDatabase() AND table = {name:String} AND column = {column:String} AND active"
+    )
+    found = engine.query(Query(sql=sql, parameters={"name": info.name, "column": column}))
+    return int(found.rows[0][0] or 0) < _CACHE_SHARE * engine.capabilities.uncompressed_cache_bytes
 
 
 def _answer(engine: Engine, info: CollectionInfo, query: Query, params: SearchParams) -> Result:
@@ -94,15 +106,6 @@ def _check_filter(engine: Engine, info: CollectionInfo, where: str) -> None:
         engine.query(Query(sql=f"SELECT 1 FROM {identifier(info.name)} WHERE ({where}\n) LIMIT 1"))
     except EngineError as error:
         raise InvalidFilter(where, str(error)) from error
-
-
-def _fits_cache(engine: Engine, info: CollectionInfo, params: SearchParams) -> bool:
-    sql = (
-        "SELECT sum(column_data_uncompressed_bytes) FROM system.parts_columns\n"
-        "WHERE database = currentDatabase() AND table = {name:String} AND column = {column:String} AND active"
-    )
-    found = engine.query(Query(sql=sql, parameters={"name": info.name, "column": params.embedding_column}))
-    return int(found.rows[0][0] or 0) < _CACHE_SHARE * engine.capabilities.uncompressed_cache_bytes
 
 
 def _split_horizon(result: Result) -> tuple[Result, float]:

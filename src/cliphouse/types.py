@@ -221,11 +221,16 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPlan:
-    """Which path a search takes, and why."""
+    """Which path a search takes, and why.
+
+    `rescanned` is set on the plan of a result where the fast exact scan could not prove its short list complete, so
+    that a second, slower scan gave the answer.
+    """
 
     path: SearchPath
     reason: str
     index: str | None = None
+    rescanned: bool = False
 
 
 class Hits(Sequence[Hit]):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data import random_unit, write_shard
 
 from cliphouse import Collection, IndexConfig, Progress, SearchParams
 from cliphouse.errors import InsufficientMemory, UsageError
 from cliphouse.index import estimate_bytes
-from tests.data import random_unit, write_shard
 
 SMALL = IndexConfig(m=16, ef_construction=64)
 ROWS, DIM = 3000, 32

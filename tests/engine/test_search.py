@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data import CAPTIONS, ENCODER, cosine_distances, random_unit, write_shard
 
 from cliphouse import Collection, IndexConfig, SearchParams
 from cliphouse.errors import (
@@ -20,7 +21,6 @@ from cliphouse.errors import (
     UnknownItem,
     UsageError,
 )
-from tests.data import CAPTIONS, ENCODER, cosine_distances, random_unit, write_shard
 
 
 def test_the_caption_with_most_shared_words_comes_first(collection: Collection) -> None:
@@ -204,3 +204,21 @@ def test_a_statement_prints_as_a_script_that_gives_the_same_rows(collection: Col
             session.run(statement, lines.append, parameters={}, format=form)
     ids = [int(line.split(b"\t")[0]) for line in b"".join(lines).splitlines()]
     assert ids == [hit.id for hit in collection.search("red car", k=3)]
+
+
+def test_a_table_changed_by_somebody_else_is_looked_at_again(collection: Collection) -> None:
+    collection.search("red car", k=1)
+    other = Collection(collection.engine, encoder="test-words")
+    other.sql("ALTER TABLE laion RENAME COLUMN license TO licence")
+    assert collection.search("red car", k=1, columns=("licence",))[0].licence == "?"
+    other.sql("DROP TABLE laion")
+    with pytest.raises(UnknownCollection):
+        collection.search("red car", k=1)
+
+
+def test_twins_that_fill_the_short_list_are_searched_again_in_full(db: str, tmp_path: Path) -> None:
+    write_shard(tmp_path / "in", captions=["same words"] * 200)
+    with Collection.open(db, encoder="test-words") as collection:
+        collection.load(tmp_path / "in")
+        assert collection.search("same words", k=5).plan.rescanned
+        assert not collection.search("same words", k=5, where="id < 4").plan.rescanned

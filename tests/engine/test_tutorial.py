@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tests.data import cosine_distances, random_unit
 
 from cliphouse import Collection, statements
 from cliphouse.encoders.words import WordEncoder
 from cliphouse.engine import Session
-from tests.data import cosine_distances, random_unit
 
 ROWS, DIM = 600, 512
 
@@ -37,8 +37,10 @@ ORDER BY id
 INSERT = "INSERT INTO laion FROM INFILE '{path_to_csv_files}/*.csv'"
 SEARCH = "SELECT url, caption FROM laion ORDER BY cosineDistance(image_embedding, {target:Array(Float32)}) LIMIT 10"
 ADD_INDEXES = (
-    "ALTER TABLE laion ADD INDEX image_index image_embedding TYPE vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 64, 256)",
-    "ALTER TABLE laion ADD INDEX text_index text_embedding TYPE vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 64, 256)",
+    "ALTER TABLE laion ADD INDEX image_index image_embedding TYPE "
+    "vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 64, 256)",
+    "ALTER TABLE laion ADD INDEX text_index text_embedding TYPE "
+    "vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 64, 256)",
 )
 MATERIALIZE = """
 ALTER TABLE laion MATERIALIZE INDEX image_index;

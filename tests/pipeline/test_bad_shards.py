@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data import CAPTIONS, ENCODER, random_unit, write_shard
 
-from cliphouse import Collection, CliphouseError
+from cliphouse import CliphouseError, Collection
 from cliphouse.errors import (
     DimensionMismatch,
     InvalidEmbedding,
@@ -19,7 +20,6 @@ from cliphouse.errors import (
     UnknownShard,
     UsageError,
 )
-from tests.data import ENCODER, CAPTIONS, random_unit, write_shard
 
 
 def _edit(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -154,7 +154,7 @@ def test_wanted_shards_must_be_there(tmp_path: Path, shards: str, error: type[Ex
 def test_a_directory_without_shards(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with Collection.open(tmp_path / "db") as collection:
-        with pytest.raises(UnknownShard, match="it holds no img_emb_N.npy"):
+        with pytest.raises(UnknownShard, match=r"it holds no img_emb_N\.npy"):
             collection.load(tmp_path / "in")
         with pytest.raises(UsageError, match="absent is not a directory"):
             collection.load(tmp_path / "absent")

@@ -39,7 +39,7 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for name, words in (
         ("absent.png", "No such file"),
         ("text.png", "not a picture"),
-        ("cut.jpg", "truncated"),
+        ("cut.jpg", "(?i)truncated"),
         ("", "director"),
     ):
         with pytest.raises(InvalidImage, match=words):

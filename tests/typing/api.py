@@ -1,0 +1,37 @@
+"""The public API as a user types it. Checked by mypy, never run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from cliphouse import Collection, Encoder, Hit, Hits, IndexConfig, IndexState, LoadReport, Progress, Query, SearchParams
+
+
+def show(progress: Progress) -> None:
+    label: str = progress.label
+    print(label, progress.done / progress.total)
+
+
+with Collection.open("chdb:///data/laion") as collection:
+    report: LoadReport = collection.load("shards", shards="0-9,12", storage="bfloat16", progress=show)
+    collection.load(Path("shards"), shards=[1, 2])
+    hits: Hits = collection.search(
+        "a red car", k=10, exact=True, where="width > 100", column="text", columns=("width",)
+    )
+    hits = collection.search(Path("photo.jpg"))
+    hits = collection.search(np.zeros(512))
+    hits = collection.search([0.1, 0.2])
+    hits = collection.search(like=7)
+    first: Hit = hits[0]
+    score: float | None = first.similarity
+    table: pa.Table = hits.to_arrow()
+    frame: pd.DataFrame = hits.to_pandas()
+    state: IndexState = collection.build_index("image", IndexConfig(m=32), progress=show)
+    query: Query = collection.statement("a red car", params=SearchParams(k=5))[0]
+    encoder: Encoder = collection.encoder()
+    dropped: str = collection.drop_index("text")
+    answer: pa.Table = collection.sql("SELECT {a:UInt8}", {"a": 1})
