@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check bench report clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m cliphouse.demo
+	$(BIN)/python -m demo
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest

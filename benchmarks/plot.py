@@ -29,7 +29,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         heights = place + jitter.uniform(-0.16, 0.16, len(latencies))
         axes.scatter(latencies, heights, s=9, color=colour, alpha=0.35, linewidths=0)
         axes.plot([system["p50_ms"]] * 2, [place - 0.24, place + 0.24], color=_INK, linewidth=1.8)
-        axes.text(system["p50_ms"], place + 0.29, f"{system['p50_ms']:.3g} ms", ha="center", va="bottom", color=_INK)
+        axes.text(system["p50_ms"], place + 0.29, f"{system['p50_ms']:,.0f} ms", ha="center", va="bottom", color=_INK)
     lowest = min(min(system["latencies_ms"]) for system in systems)
     highest = max(max(system["latencies_ms"]) for system in systems)
     axes.set_xscale("log")

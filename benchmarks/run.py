@@ -38,9 +38,10 @@ SYSTEM_NAMES = ("cliphouse", "cliphouse_float32", "tutorial", "faiss")
 class Run:
     """What to measure: one shard of `rows` rows drawn with `seed`, searched for `k` results.
 
-    `queries` text embeddings, drawn with `query_seed`, are measured after `warm_up` others. In each of `rounds` rounds
-    a system answers the next `batch[system]` queries, beginning again when all were asked. `left_out` says what the
-    run does not measure and why; the report repeats it.
+    `queries` text embeddings, drawn with `query_seed`, are measured after `warm_up` others; what storage formats do to
+    distances is measured, in NumPy, on `storage_queries` of them, for it takes more to tell formats apart. In each of
+    `rounds` rounds a system answers the next `batch[system]` queries, beginning again when all were asked. `left_out`
+    says what the run does not measure and why; the report repeats it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Run:
     dim: int
     k: int
     queries: int
+    storage_queries: int
     query_seed: int
     warm_up: int
     rounds: int
@@ -83,11 +85,13 @@ def execute(run: Run, data: Path, scratch: Path) -> dict[str, Any]:
     source = np.load(data / "img_emb_0.npy", mmap_mode="r")
     if source.shape != (run.rows, run.dim):
         raise ValueError(f"{data} holds a shard of shape {source.shape}; the run wants {(run.rows, run.dim)}")
-    drawn = laion_like.text_queries(run.warm_up + run.queries, run.query_seed)
-    warm_up, queries = drawn[: run.warm_up], drawn[run.warm_up :]
+    drawn = laion_like.text_queries(run.warm_up + max(run.queries, run.storage_queries), run.query_seed)
+    warm_up, drawn = drawn[: run.warm_up], drawn[run.warm_up :]
+    queries, storage_queries = drawn[: run.queries], drawn[: run.storage_queries]
     say("finding the true neighbours")
     exact = truth.nearest(source, queries, k=run.k)
-    effect = truth.storage_effect(source, queries, exact)
+    say(f"measuring what rounding does to {len(storage_queries)} queries")
+    effect = truth.storage_effect(source, storage_queries, truth.nearest(source, storage_queries, k=run.k))
     with (
         tempfile.TemporaryDirectory(dir=scratch, prefix="chdb-") as db,
         Collection.open(db, name="laion") as collection,

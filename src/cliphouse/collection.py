@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cliphouse import functions, index, queries, schema, search
+from cliphouse import catalog, functions, index, queries, schema, search
 from cliphouse.encoders import LAION_ENCODER, known_dim, load_encoder, open_image
-from cliphouse.engine import Engine, Result, connect
+from cliphouse.engine import Engine, connect
 from cliphouse.errors import (
     DimensionMismatch,
     EncoderMismatch,
@@ -47,13 +47,14 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "laion"
 DEFAULT_STORAGE: Storage = "bfloat16"
 
-#: What can be searched for: a text, a picture (or the path of one), or a vector.
-Target = "str | Path | Image | ArrayLike"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A collection as it stands. Sizes in bytes, `disk_bytes` by column; `encoder` is "" when unnamed."""
+    """A collection as it stands; sizes in bytes.
+
+    `total_bytes` is all that the table has on disk, indexes included; `disk_bytes` is by column, and 0 for columns of
+    small parts that keep all columns in one file. `encoder` is "" when unnamed.
+    """
 
     collection: str
     database: str
@@ -63,6 +64,7 @@ class Status:
     encoder: str
     dim: int
     storage: Storage
+    total_bytes: int
     disk_bytes: Mapping[str, int]
     indexes: tuple[IndexState, ...]
 
@@ -114,7 +116,7 @@ class Collection:
 
     def exists(self) -> bool:
         """Whether the table is there."""
-        return self._find_info() is not None
+        return catalog.find(self.engine, self.name) is not None
 
     def info(self) -> CollectionInfo:
         """What the collection remembers: encoder, dimension, distance, storage, columns.
@@ -122,7 +124,7 @@ class Collection:
         Raises:
             UnknownCollection: there is no such table.
         """
-        info = self._find_info()
+        info = catalog.find(self.engine, self.name)
         if info is None:
             raise UnknownCollection(self.name, str(self.engine.location))
         self._known = info if info.dim else None
@@ -140,21 +142,17 @@ class Collection:
     def status(self) -> Status:
         """Rows, shards, disk by column, indexes, encoder and engine."""
         info = self.info()
-        sizes = (
-            "SELECT column, sum(column_bytes_on_disk) FROM system.parts_columns\n"
-            "WHERE database = currentDatabase() AND table = {name:String} AND active GROUP BY column ORDER BY column"
-        )
-        rows = self._query(f"SELECT count() FROM {schema.identifier(self.name)}").rows[0][0]
         return Status(
             collection=self.name,
             database=str(self.engine.location),
             engine_version=self.engine.capabilities.version,
-            rows=int(rows),
+            rows=catalog.count_rows(self.engine, self.name),
             shards=tuple(sorted(load.ledger(self.engine, self.name))),
             encoder=info.encoder,
             dim=info.dim,
             storage=info.storage,
-            disk_bytes={str(column): int(size) for column, size in self._query(sizes, name=self.name).rows},
+            total_bytes=catalog.total_bytes(self.engine, self.name),
+            disk_bytes=catalog.disk_bytes(self.engine, self.name),
             indexes=tuple(index.states(self.engine, self.name)),
         )
 
@@ -182,7 +180,7 @@ class Collection:
         planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
         opened = [read.open_shard(shard) for shard in planned]
         self._forget()
-        info = self._find_info()
+        info = catalog.find(self.engine, self.name)
         if info is None:
             info = self._describe_new(opened[0], storage or DEFAULT_STORAGE)
             return load.load_new(self.engine, info, opened, progress)
@@ -337,7 +335,7 @@ class Collection:
 
     def _encoder_for_sql(self) -> Encoder:
         """SQL may be asked before there is a collection, as in the tutorial: its encoder is LAION's."""
-        info = self._find_info()
+        info = catalog.find(self.engine, self.name)
         if info is not None and (info.encoder or self._encoder):
             return self._encoder_for(info)
         return load_encoder(LAION_ENCODER) if self._encoder is None else _resolve(self._encoder)
@@ -363,29 +361,6 @@ class Collection:
             )
         return CollectionInfo(name=self.name, encoder=encoder, dim=shard.dim, storage=storage)
 
-    def _find_info(self) -> CollectionInfo | None:
-        table = self._query(
-            "SELECT comment FROM system.tables WHERE database = currentDatabase() AND name = {name:String}",
-            name=self.name,
-        )
-        if not table.rows:
-            return None
-        columns = self._query(
-            "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = {name:String}\n"
-            "ORDER BY position",
-            name=self.name,
-        )
-        info = schema.from_comment(self.name, str(table.rows[0][0]), dict(columns.rows))
-        if info.dim:
-            return info
-        return _with_dim(info, self._first_dim(info))
-
-    def _first_dim(self, info: CollectionInfo) -> int:
-        if "image_embedding" not in info.columns:
-            return 0
-        first = self._query(f"SELECT length(image_embedding) FROM {schema.identifier(self.name)} LIMIT 1").rows
-        return int(first[0][0]) if first else 0
-
     def _searchable(self, params: SearchParams) -> CollectionInfo:
         info = self._known or self.info()
         wanted = (params.embedding_column, *HIT_COLUMNS, *params.columns)
@@ -397,9 +372,6 @@ class Collection:
             )
         return info
 
-    def _query(self, sql: str, **parameters: Any) -> Result:
-        return self.engine.query(Query(sql=sql, parameters=parameters))
-
 
 def _resolve(encoder: str | Encoder) -> Encoder:
     return load_encoder(encoder) if isinstance(encoder, str) else encoder
@@ -407,10 +379,6 @@ def _resolve(encoder: str | Encoder) -> Encoder:
 
 def _encoder_name(encoder: str | Encoder | None) -> str | None:
     return encoder if encoder is None or isinstance(encoder, str) else encoder.name
-
-
-def _with_dim(info: CollectionInfo, dim: int) -> CollectionInfo:
-    return CollectionInfo(name=info.name, encoder=info.encoder, dim=dim, storage=info.storage, columns=info.columns)
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -220,6 +220,8 @@ class InvalidEmbedding(ShardError):
 class ShardConflict(ShardError):
     """A shard of this number was already loaded from other files."""
 
+    http_status = 409
+
 
 class InsufficientMemory(CliphouseError):
     """The work would need more memory than there is."""

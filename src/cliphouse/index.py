@@ -110,9 +110,10 @@ def build(
         engine.command(f"OPTIMIZE TABLE {identifier(info.name)} FINAL")
         engine.command(add_index(info.name, column, info.dim, config))
     name = existing.definition.name if existing else index_name(column)
+    missing = rows - sum(state.rows_indexed for state in states(engine, info.name) if state.name == name)
     engine.command(materialize_index(info.name, name))
     try:
-        _wait(engine, info.name, name, rows, progress)
+        _wait(engine, info.name, name, missing, progress)
     except BaseException:
         engine.command(f"KILL MUTATION WHERE {_mutation(info.name, name)} SYNC")
         if not existing:
@@ -223,26 +224,26 @@ def _count(engine: Engine, collection: str, column: str) -> tuple[int, int]:
     return int(rows), int(empty)
 
 
-def _wait(engine: Engine, collection: str, index: str, rows: int, progress: ProgressCallback | None) -> None:
+def _wait(engine: Engine, collection: str, index: str, missing: int, progress: ProgressCallback | None) -> None:
     pause = threading.Event()
-    reached = 0
     unfinished = Query(sql=f"SELECT latest_fail_reason FROM system.mutations WHERE {_mutation(collection, index)}")
-    running = Query(
-        sql="SELECT sum(job.progress * part.rows) FROM system.merges AS job\n"
-        "JOIN system.parts AS part ON part.name = job.source_part_names[1]\n"
-        "    AND part.database = job.database AND part.table = job.table\n"
-        "WHERE job.database = currentDatabase() AND job.table = {name:String} AND job.is_mutation",
-        parameters={"name": collection},
-    )
+    before, reached = _vectors_added(engine), 0
     while waiting := engine.query(unfinished).rows:
         if reason := waiting[0][0]:
             raise EngineError(f"building {index} failed: {reason}", sql=materialize_index(collection, index))
         if progress:
-            reached = max(reached, min(rows, int(engine.query(running).rows[0][0] or 0)))
-            progress(Progress(label=index, done=reached, total=rows))
+            reached = max(reached, min(_vectors_added(engine) - before, missing - 1))
+            progress(Progress(label=index, done=reached, total=missing))
         pause.wait(_POLL_SECONDS)
     if progress:
-        progress(Progress(label=index, done=rows, total=rows))
+        progress(Progress(label=index, done=missing, total=missing))
+
+
+def _vectors_added(engine: Engine) -> int:
+    """Vectors that went into any graph since the engine started: `system.merges` counts them when they are read, which
+    is long before. On a server that builds other graphs too, progress runs ahead."""
+    rows = engine.query(Query(sql="SELECT value FROM system.events WHERE event = 'USearchAddCount'")).rows
+    return int(rows[0][0]) if rows else 0
 
 
 def _protect(engine: Engine, collection: str) -> None:

@@ -24,15 +24,29 @@ def selected(params: SearchParams) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*HIT_COLUMNS, *params.columns)))
 
 
-def exact(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams) -> Query:
-    """Every row's distance in full: the definition all other paths are measured against."""
+#: Not the index, even where the statement could use one.
+_NO_INDEX = "query_plan_try_use_vector_search = 0"
+#: Keep what is read in the uncompressed cache: a later scan saves a copy and a checksum of every block. The two limits
+#: would keep a large scan from flushing the cache of small queries; here the scan is the query.
+_CACHED = (
+    "use_uncompressed_cache = 1",
+    "merge_tree_max_rows_to_use_cache = 1000000000000",
+    "merge_tree_max_bytes_to_use_cache = 1000000000000000",
+)
+
+
+def exact(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams, *, cached: bool = False) -> Query:
+    """Every row's distance in full: the definition all other paths are measured against.
+
+    With `cached`, the column is kept in the engine's uncompressed cache.
+    """
     distance = _distance(params, "{target:Array(Float32)}")
     sql = (
         f"SELECT {_list(selected(params))}, {distance} AS distance\n"
         f"FROM {identifier(info.name)}\n{_where(params)}"
         f"ORDER BY distance, id\nLIMIT {params.k}"
     )
-    return Query(sql=_with_settings(sql, "query_plan_try_use_vector_search = 0"), parameters=_target(target))
+    return Query(sql=_with_settings(sql, _NO_INDEX, *(_CACHED if cached else ())), parameters=_target(target))
 
 
 def scan(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams, *, cached: bool) -> Query:
@@ -41,18 +55,8 @@ def scan(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams
     Both sides of a distance must have one type to reach the engine's SIMD kernel. So every row is compared with the
     target rounded to BFloat16, and a short list is ordered again by the target itself. The last column, `horizon`, is
     the rounded distance where the short list ends: `is_complete` tells from it whether a row could be missing.
-
-    `cached` keeps the column in the engine's uncompressed cache, which saves a copy and a checksum per query.
     """
     columns = _list(selected(params))
-    settings = ["query_plan_try_use_vector_search = 0", "query_plan_max_limit_for_lazy_materialization = 0"]
-    if cached:
-        # The two limits keep large scans from flushing the cache of small queries; here the scan is the query.
-        settings += [
-            "use_uncompressed_cache = 1",
-            "merge_tree_max_rows_to_use_cache = 1000000000000",
-            "merge_tree_max_bytes_to_use_cache = 1000000000000000",
-        ]
     sql = (
         f"SELECT {columns}, {_distance(params, '{target:Array(Float32)}')} AS distance, "
         f"max(rounded_distance) OVER () AS {HORIZON}\n"
@@ -63,6 +67,7 @@ def scan(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams
         f"    ORDER BY rounded_distance\n    LIMIT {shortlist(params.k)}\n"
         f")\nORDER BY distance, id\nLIMIT {params.k}"
     )
+    settings = (_NO_INDEX, "query_plan_max_limit_for_lazy_materialization = 0", *(_CACHED if cached else ()))
     rounded = {"rounded_target": round_to_bfloat16(target).tolist()}
     return Query(sql=_with_settings(sql, *settings), parameters=_target(target) | rounded)
 

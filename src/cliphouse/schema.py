@@ -32,6 +32,8 @@ DESCRIBING_COLUMNS = ("url", "caption", "image_path")
 EMBEDDING_COLUMNS = ("image_embedding", "text_embedding")
 INSERT_COLUMNS = ("id", *METADATA_COLUMNS, *EMBEDDING_COLUMNS)
 
+#: A file a column in small parts too: a scan reads its column alone, and each column's size is known.
+_WIDE = "min_bytes_for_wide_part = 0"
 _ELEMENT: Mapping[Storage, str] = {"bfloat16": "BFloat16", "float32": "Float32"}
 
 
@@ -51,8 +53,8 @@ def embedding_type(storage: Storage) -> str:
     return f"Array({_ELEMENT[storage]})"
 
 
-def create_table(info: CollectionInfo, *, name: str | None = None) -> str:
-    """The collection's table (or one of its shape under another `name`).
+def create_table(info: CollectionInfo) -> str:
+    """The collection's table.
 
     Embeddings are stored with CODEC(NONE): float noise does not compress, and LZ4 costs most of an exact search.
     `shard` and `row` are computed from `id` and take no space.
@@ -68,8 +70,8 @@ def create_table(info: CollectionInfo, *, name: str | None = None) -> str:
     lines.append(f"`row` Int32 ALIAS id % {ROWS_PER_SHARD}")
     columns = ",\n    ".join(lines)
     return (
-        f"CREATE TABLE {identifier(name or info.name)}\n(\n    {columns}\n)\n"
-        f"ENGINE = MergeTree\nORDER BY id\nCOMMENT {literal(to_comment(info))}"
+        f"CREATE TABLE {identifier(info.name)}\n(\n    {columns}\n)\n"
+        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {_WIDE}\nCOMMENT {literal(to_comment(info))}"
     )
 
 
@@ -123,7 +125,7 @@ def create_staging(collection: str, shard: int) -> str:
     """An empty table that parts of the collection can come from; it builds no vector index of its own."""
     return (
         f"CREATE TABLE {identifier(staging_name(collection, shard))} AS {identifier(collection)}\n"
-        "ENGINE = MergeTree\nORDER BY id\nSETTINGS materialize_skip_indexes_on_merge = 0"
+        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {_WIDE}, materialize_skip_indexes_on_merge = 0"
     )
 
 

@@ -50,7 +50,7 @@ def statement(
         return queries.by_index(info, target, params), chosen
     if info.storage == "bfloat16":
         return queries.scan(info, target, params, cached=keep), chosen
-    return queries.exact(info, target, params), chosen
+    return queries.exact(info, target, params, cached=keep), chosen
 
 
 def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], params: SearchParams, *, keep: bool) -> Hits:

@@ -302,6 +302,7 @@ class Progress:
     unit: str = "rows"
 
 
+#: Called often and from any thread; it must be quick.
 ProgressCallback = Callable[[Progress], None]
 
 

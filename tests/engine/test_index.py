@@ -108,7 +108,9 @@ def test_rows_loaded_after_the_build_are_found_at_once(
     assert (hits[0].id, hits.plan.path) == (100_000_007, "hnsw")
     state = numbers.status().indexes[0]
     assert (state.state, state.rows_indexed, state.rows_total) == ("partial", ROWS, ROWS + 50)
-    assert numbers.build_index(config=SMALL).state == "ready"
+    seen: list[Progress] = []
+    assert numbers.build_index(config=SMALL, progress=seen.append).state == "ready"
+    assert (seen[-1].done, seen[-1].total) == (50, 50)
 
 
 def test_deleted_rows_are_not_found_and_k_still_come_back(numbers: Collection, vectors: np.ndarray) -> None:

@@ -84,7 +84,7 @@ def status(form: str, db: str, collection: str) -> None:
         ("rows", f"{found.rows:,}"),
         ("shards", f"{len(found.shards)} ({shard_ranges(found.shards)})" if found.shards else "none in the ledger"),
         ("encoder", f"{found.encoder or 'unnamed'}, {found.dim} dimensions, stored as {found.storage}"),
-        ("disk", size(sum(found.disk_bytes.values()))),
+        ("disk", size(found.total_bytes)),
         *((f"  {column}", size(bytes_)) for column, bytes_ in found.disk_bytes.items()),
     ]
     for state in found.indexes:

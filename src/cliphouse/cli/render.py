@@ -67,7 +67,7 @@ def print_hits(hits: Hits, form: str) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a plain table to standard output."""
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for row in rows:
         table.add_row(*(printable(str(cell)) for cell in row))
     console().print(table)

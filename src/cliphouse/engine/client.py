@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
-import shutil
 import threading
 import uuid
 import weakref
@@ -17,7 +15,6 @@ from typing import Any, BinaryIO, TypeVar, cast
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error as DriverError
-from clickhouse_connect.driver.exceptions import OperationalError
 
 from cliphouse.engine.embedded import (
     machine_memory_bytes,
@@ -25,18 +22,14 @@ from cliphouse.engine.embedded import (
     register_function,
     server_options,
 )
-from cliphouse.engine.url import EmbeddedLocation, Location, ServerLocation, parse_url
+from cliphouse.engine.faults import map_error
+from cliphouse.engine.url import EmbeddedLocation, Location, parse_url
 from cliphouse.errors import (
-    AuthenticationFailed,
-    CliphouseError,
     EngineError,
-    EngineUnavailable,
     StorageError,
-    StorageFull,
     UsageError,
 )
 from cliphouse.types import Query
-from cliphouse.vectors import abbreviate
 
 # The driver logs what it raises; without a handler Python would print that beside our one line.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
@@ -45,24 +38,6 @@ _CONNECT_TIMEOUT_SECONDS = 10
 _RECEIVE_TIMEOUT_SECONDS = 600
 #: After Ctrl-C the kill is repeated this often, and given up after the second figure.
 _KILL_INTERVAL_SECONDS, _KILL_PATIENCE_SECONDS = 0.1, 5.0
-
-_AUTHENTICATION = frozenset({"AUTHENTICATION_FAILED", "REQUIRED_PASSWORD", "WRONG_PASSWORD", "UNKNOWN_USER"})
-_WRITE_FAILURES = frozenset(
-    {"CANNOT_WRITE_TO_FILE_DESCRIPTOR", "CANNOT_FSYNC", "CANNOT_OPEN_FILE", "CANNOT_CREATE_DIRECTORY"}
-    | {"CANNOT_TRUNCATE_FILE", "STD_EXCEPTION", "CANNOT_CREATE_FILE"}
-)
-#: With less than this left, a failed write is taken for a full disk.
-_FULL_DISK_BYTES = 4 * 2**20
-
-#: Parts of a message that are attributes already, repeat the statement, or list all of SQL.
-_NOISE = (
-    re.compile(r"^Unable to open the chdb engine at '.*?': Failed to create connection: "),
-    re.compile(r"Received ClickHouse exception, code: \d+, server response: "),
-    re.compile(r"Python UDF '\w+' raised an exception at row \d+: \w+: "),
-    re.compile(r"Code: \d+\. |DB::Exception: "),
-    re.compile(r"\s*\([A-Z][A-Z0-9_]{3,}\)|\s*\(version [^()]*(\([^()]*\))?\)"),
-    re.compile(r"\. In scope .*|\s*Expected one of: .*", re.DOTALL),
-)
 
 #: chDB streams the answers of these only; others are short.
 _STREAMED = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
@@ -92,12 +67,20 @@ class Result:
     rows: list[tuple[Any, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Connection:
-    """A driver's client, and the mark its queries carry so that they can be found and killed."""
+    """A driver's client, and the mark its queries carry so that they can be found and killed.
+
+    `lost` is set where a query would not end: waiting for its connection could take for ever.
+    """
 
     client: Client
     mark: str
+    lost: bool = False
+
+    def close(self) -> None:
+        if not self.lost:
+            self.client.close()
 
 
 class Engine:
@@ -164,7 +147,7 @@ class Engine:
         try:
             yield Session(self, connection)
         finally:
-            connection.client.close()
+            connection.close()
 
     def install_function(self, name: str, function: Callable[[str], bytes]) -> None:
         """Make a Python function callable in SQL as `name(String)`, for as long as this process lives.
@@ -186,7 +169,7 @@ class Engine:
         with self._lock:
             idle, self._idle, self._closed = self._idle, [], True
         for connection in idle:
-            connection.client.close()
+            connection.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -244,20 +227,13 @@ class Engine:
         connection = connection or self._open()
         try:
             yield connection
-        except KeyboardInterrupt:
-            connection.client.close()  # its query may still be ending
-            raise
-        except BaseException:
-            self._give_back(connection)
-            raise
-        self._give_back(connection)
-
-    def _give_back(self, connection: _Connection) -> None:
-        with self._lock:
-            if not self._closed:
-                self._idle.append(connection)
-                return
-        connection.client.close()
+        finally:
+            with self._lock:
+                reusable = not self._closed and not connection.lost
+                if reusable:
+                    self._idle.append(connection)
+            if not reusable:
+                connection.close()
 
     def _call(self, work: Callable[[_Connection], T], *, sql: str) -> T:
         with self._borrowed() as connection:
@@ -300,14 +276,16 @@ class Engine:
 
     def _kill(self, connection: _Connection, done: threading.Event) -> None:
         """Kill what runs on `connection`, again and again until it has ended: it may only be about to start."""
+        connection.lost = True
         killer = self._open()
         try:
             for _ in range(int(_KILL_PATIENCE_SECONDS / _KILL_INTERVAL_SECONDS)):
                 killer.client.command(f"KILL QUERY WHERE Settings['log_comment'] = '{connection.mark}' ASYNC")
                 if done.wait(_KILL_INTERVAL_SECONDS):
+                    connection.lost = False
                     return
         finally:
-            killer.client.close()
+            killer.close()
 
     def _ask_capabilities(self) -> Capabilities:
         wanted = ("max_server_memory_usage", "uncompressed_cache_size", "vector_similarity_index_cache_size")
@@ -389,45 +367,3 @@ def _check_single(location: EmbeddedLocation) -> None:
                 f"this process already has {held} open, and an embedded engine serves one database at a time; "
                 f"close it before opening {location}"
             )
-
-
-def map_error(error: BaseException, location: Location, sql: str = "") -> CliphouseError:
-    """The cliphouse error that stands for a driver's or the system's."""
-    code, name = getattr(error, "code", None), getattr(error, "name", None)
-    path = location.path if isinstance(location, EmbeddedLocation) else None
-    if isinstance(error, OSError):
-        if error.errno == errno.ENOSPC:
-            return StorageFull(error.filename or "the temporary directory")
-        return EngineError(f"{error.strerror or error}", sql=sql)
-    if name == "NOT_ENOUGH_SPACE" or (
-        name in _WRITE_FAILURES and path is not None and shutil.disk_usage(path).free < _FULL_DISK_BYTES
-    ):
-        return StorageFull(str(path or location), code=code, name=name)
-    if isinstance(location, ServerLocation):
-        if name in _AUTHENTICATION:
-            return AuthenticationFailed(
-                f"{location} refused the user {location.user!r} or its password; mend it in the URL",
-                code=code,
-                name=name,
-            )
-        if isinstance(error, OperationalError) and code is None:
-            return EngineUnavailable(
-                f"cannot reach {location}: {_reason(error)}; is the server running, are host and port right?"
-            )
-    return EngineError(one_line(str(error)), code=code, name=name, sql=sql)
-
-
-def one_line(message: str) -> str:
-    """ClickHouse's message without codes, names, version and traces, which travel as attributes or help nobody."""
-    message = message.partition("\n\nAt:\n")[0]
-    for noise in _NOISE:
-        message = noise.sub("", message)
-    message = abbreviate(" ".join(message.split())).strip().rstrip(".")
-    return message if len(message) <= 400 else message[:399] + "…"
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause: the driver's own message repeats the address and what urllib3 wrapped around it."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return one_line(getattr(error, "strerror", None) or str(error))
