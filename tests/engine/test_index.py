@@ -123,6 +123,16 @@ def test_deleted_rows_are_not_found_and_k_still_come_back(numbers: Collection, v
     assert [hit.id for hit in hits[:2]] == [nearest[2].id, nearest[3].id]
 
 
+def test_background_merges_are_kept_away_from_an_indexed_part_and_let_back_after_the_drop(numbers: Collection) -> None:
+    numbers.build_index(config=SMALL)
+    sql = "SELECT max(bytes_on_disk) AS size FROM system.parts WHERE table = 'laion' AND active AND database = currentDatabase()"
+    largest = numbers.sql(sql).column("size").to_pylist()[0]
+    create = "SELECT create_table_query AS q FROM system.tables WHERE name = 'laion' AND database = currentDatabase()"
+    assert f"max_bytes_to_merge_at_max_space_in_pool = {largest}" in numbers.sql(create).column("q").to_pylist()[0]
+    numbers.drop_index()
+    assert "max_bytes_to_merge" not in numbers.sql(create).column("q").to_pylist()[0]
+
+
 def test_other_parameters_ask_for_a_drop_first(numbers: Collection) -> None:
     numbers.build_index(config=SMALL)
     with pytest.raises(UsageError, match=r"m 16.*drop it first"):

@@ -108,6 +108,13 @@ def test_the_fast_exact_path_gives_what_the_plain_one_gives_even_among_many_twin
             assert [hit.id for hit in hits] == plain.column("id").to_pylist()
 
 
+def test_the_vectors_themselves_come_back_on_request(collection: Collection) -> None:
+    for exact in (True, False):
+        hit = collection.search("red car", k=1, exact=exact, columns=("image_embedding",))[0]
+        assert np.array(hit.image_embedding) == pytest.approx(ENCODER.encode_texts(["red car"])[0], abs=0.01)
+        collection.build_index(config=IndexConfig(m=16, ef_construction=32))
+
+
 def test_repeated_searches_give_the_same_answer_from_the_cache(collection: Collection) -> None:
     answers = [[(hit.id, hit.distance) for hit in collection.search("a red bird", k=8)] for _ in range(4)]
     assert answers == [answers[0]] * 4

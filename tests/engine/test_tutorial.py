@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tests.data import cosine_distances, random_unit
+from tests.data import cosine_distances, random_unit, write_shard
 
 from cliphouse import Collection, statements
 from cliphouse.encoders.words import WordEncoder
 from cliphouse.engine import Session
+from cliphouse.errors import UsageError
 
 ROWS, DIM = 600, 512
 
@@ -179,6 +180,17 @@ def test_encode_image_and_search_with_it(run: Callable, table: pd.DataFrame, tmp
     for statement in (*ADD_INDEXES, MATERIALIZE):
         run(statement)
     assert run(f"{search} SETTINGS force_data_skipping_indices = 'image_index'")[0][0] == table.url[3]
+
+
+def test_shards_do_not_go_into_a_table_that_lacks_their_columns(
+    run: Callable, table: pd.DataFrame, tmp_path: Path, encoder: WideWords
+) -> None:
+    write_shard(tmp_path / "in", captions=["x"], images=random_unit(1, DIM), with_text=False)
+    with (
+        Collection.open(tmp_path / "db", encoder=encoder) as collection,
+        pytest.raises(UsageError, match=r"'laion' was not made by cliphouse and lacks the columns license, width"),
+    ):
+        collection.load(tmp_path / "in")
 
 
 def test_the_tables_made_by_hand_serve_the_python_api_too(

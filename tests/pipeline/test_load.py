@@ -181,7 +181,7 @@ def test_many_batches_stay_aligned(db: str, tmp_path: Path, monkeypatch: pytest.
         assert collection.load(tmp_path / "in", progress=seen.append).rows == rows
         for row in range(0, rows, 37):
             assert collection.search(vectors[row], k=1)[0].caption == f"caption {row}"
-    assert [(step.label, step.done, step.total) for step in seen][-1] == ("shard 5", rows, rows)
+    assert [(step.label, step.done, step.total) for step in seen][-1] == ("shard 5 (1 of 1)", rows, rows)
     assert len(seen) > 10
 
 

@@ -25,7 +25,7 @@ _PIPED_WIDTH = 160
 
 @contextmanager
 def progress_bars() -> Iterator[ProgressCallback | None]:
-    """Bars on standard error, one for each label, with the time that remains; nothing if that is not a terminal."""
+    """A bar on standard error for the label at work, with the time that remains; nothing if that is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -42,6 +42,8 @@ def progress_bars() -> Iterator[ProgressCallback | None]:
 
         def show(progress: Progress) -> None:
             if progress.label not in tasks:
+                for done in tasks.values():
+                    bars.update(done, visible=False)
                 tasks[progress.label] = bars.add_task(progress.label, total=progress.total)
             bars.update(tasks[progress.label], completed=progress.done)
 

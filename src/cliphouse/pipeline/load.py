@@ -54,6 +54,7 @@ def load(
     """
     started = time.perf_counter()
     _check_dims(info, opened)
+    _check_columns(info)
     _check_text_index(engine, info, opened)
     engine.command(create_ledger(info.name))
     done = ledger(engine, info.name)
@@ -66,7 +67,9 @@ def load(
             )
     by_number = {each.shard.number: each for each in opened}
     todo = [shard.number for shard in pending([each.shard for each in opened], done)]
-    rows = sum(_load_shard(engine, info, by_number[number], progress) for number in todo)
+    rows = 0
+    for position, number in enumerate(todo, 1):
+        rows += _load_shard(engine, info, by_number[number], f"shard {number} ({position} of {len(todo)})", progress)
     return LoadReport(
         rows=rows,
         loaded=tuple(todo),
@@ -95,6 +98,16 @@ def _check_dims(info: CollectionInfo, opened: Iterable[OpenShard]) -> None:
             )
 
 
+def _check_columns(info: CollectionInfo) -> None:
+    """A table made by hand may lack columns that a shard fills; a collection about to be made has none to check."""
+    lacking = [column for column in INSERT_COLUMNS if info.columns and column not in info.columns]
+    if lacking:
+        raise UsageError(
+            f"table {info.name!r} was not made by cliphouse and lacks the columns {', '.join(lacking)}; "
+            "load into another --collection"
+        )
+
+
 def _check_text_index(engine: Engine, info: CollectionInfo, opened: Iterable[OpenShard]) -> None:
     """Rows without a text embedding cannot enter a text index: merging them in would fail for ever."""
     lacking = [each.shard.number for each in opened if each.text is None]
@@ -105,7 +118,9 @@ def _check_text_index(engine: Engine, info: CollectionInfo, opened: Iterable[Ope
         )
 
 
-def _load_shard(engine: Engine, info: CollectionInfo, opened: OpenShard, progress: ProgressCallback | None) -> int:
+def _load_shard(
+    engine: Engine, info: CollectionInfo, opened: OpenShard, label: str, progress: ProgressCallback | None
+) -> int:
     """Bring one shard in and record it in the ledger; return its rows.
 
     The rows are written to a table of their own, merged there to one part, and join the collection in one atomic step.
@@ -125,13 +140,13 @@ def _load_shard(engine: Engine, info: CollectionInfo, opened: OpenShard, progres
             shard=number,
         )
     if present == 0 and opened.rows > 0:
-        _write_and_attach(engine, info, opened, progress)
+        _write_and_attach(engine, info, opened, label, progress)
     _record(engine, info.name, opened)
     return opened.rows
 
 
 def _write_and_attach(
-    engine: Engine, info: CollectionInfo, opened: OpenShard, progress: ProgressCallback | None
+    engine: Engine, info: CollectionInfo, opened: OpenShard, label: str, progress: ProgressCallback | None
 ) -> None:
     number = opened.shard.number
     staging = staging_name(info.name, number)
@@ -139,7 +154,7 @@ def _write_and_attach(
     engine.command(create_staging(info.name, number))
     try:
         for group in _groups(batches(opened), opened):
-            engine.insert_native(staging, INSERT_COLUMNS, _blocks(group, opened, info, progress))
+            engine.insert_native(staging, INSERT_COLUMNS, _blocks(group, opened, info, label, progress))
         engine.command(f"OPTIMIZE TABLE {identifier(staging)} FINAL")
         engine.command(f"ALTER TABLE {identifier(info.name)} ATTACH PARTITION tuple() FROM {identifier(staging)}")
     finally:
@@ -164,14 +179,12 @@ def _groups(stream: Iterator[Batch], opened: OpenShard) -> Iterator[Iterator[Bat
 
 
 def _blocks(
-    group: Iterator[Batch], opened: OpenShard, info: CollectionInfo, progress: ProgressCallback | None
+    group: Iterator[Batch], opened: OpenShard, info: CollectionInfo, label: str, progress: ProgressCallback | None
 ) -> Iterator[bytes]:
-    number = opened.shard.number
     for batch in group:
-        yield from block(batch, shard=number, storage=info.storage)
+        yield from block(batch, shard=opened.shard.number, storage=info.storage)
         if progress:
-            done = batch.start + len(batch.image)
-            progress(Progress(label=f"shard {number}", done=done, total=opened.rows))
+            progress(Progress(label=label, done=batch.start + len(batch.image), total=opened.rows))
 
 
 def _rows_present(engine: Engine, collection: str, number: int) -> int:
