@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data import CAPTIONS, ENCODER
 
 from cliphouse import Collection, IndexConfig
 from cliphouse.errors import EngineError, UsageError
+from tests.data import CAPTIONS, ENCODER
 
 
 def test_a_column_of_texts_is_encoded_row_by_row(embedded: Collection) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data import random_unit, write_shard
 
 from cliphouse import Collection, IndexConfig, Progress, SearchParams
 from cliphouse.errors import InsufficientMemory, UsageError
 from cliphouse.index import estimate_bytes
+from tests.data import random_unit, write_shard
 
 SMALL = IndexConfig(m=16, ef_construction=64)
 ROWS, DIM = 3000, 32
@@ -125,8 +125,7 @@ def test_deleted_rows_are_not_found_and_k_still_come_back(numbers: Collection, v
 
 def test_background_merges_are_kept_away_from_an_indexed_part_and_let_back_after_the_drop(numbers: Collection) -> None:
     numbers.build_index(config=SMALL)
-    sql = "SELECT max(bytes_on_disk) AS size FROM system.parts WHERE table = 'laion' AND active AND database = currentDatabase()"
-    largest = numbers.sql(sql).column("size").to_pylist()[0]
+    largest = numbers.status().total_bytes  # the one part
     create = "SELECT create_table_query AS q FROM system.tables WHERE name = 'laion' AND database = currentDatabase()"
     assert f"max_bytes_to_merge_at_max_space_in_pool = {largest}" in numbers.sql(create).column("q").to_pylist()[0]
     numbers.drop_index()

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data import CAPTIONS, ENCODER, cosine_distances, random_unit, write_shard
 
 from cliphouse import Collection, IndexConfig, SearchParams
 from cliphouse.errors import (
@@ -21,6 +20,7 @@ from cliphouse.errors import (
     UnknownItem,
     UsageError,
 )
+from tests.data import CAPTIONS, ENCODER, cosine_distances, random_unit, write_shard
 
 
 def test_the_caption_with_most_shared_words_comes_first(collection: Collection) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tests.data import cosine_distances, random_unit, write_shard
 
 from cliphouse import Collection, statements
 from cliphouse.encoders.words import WordEncoder
 from cliphouse.engine import Session
 from cliphouse.errors import UsageError
+from tests.data import cosine_distances, random_unit, write_shard
 
 ROWS, DIM = 600, 512
 

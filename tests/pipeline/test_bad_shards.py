@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data import CAPTIONS, ENCODER, random_unit, write_shard
 
 from cliphouse import CliphouseError, Collection
 from cliphouse.errors import (
@@ -20,6 +19,7 @@ from cliphouse.errors import (
     UnknownShard,
     UsageError,
 )
+from tests.data import CAPTIONS, ENCODER, random_unit, write_shard
 
 
 def _edit(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import SHARED
-from tests.data import CAPTIONS, random_unit, write_shard
 
 from cliphouse import Collection, Progress
 from cliphouse.errors import DimensionMismatch, EncoderMismatch, ShardConflict, UsageError
 from cliphouse.pipeline import load as pipeline_load
 from cliphouse.types import ROWS_PER_SHARD
 from cliphouse.vectors import round_to_bfloat16
+from tests.conftest import SHARED
+from tests.data import CAPTIONS, random_unit, write_shard
 
 DIFFICULT = (
     'it\'s "quoted", with, commas\tand tabs',

@@ -99,9 +99,8 @@ def test_links_in_the_documentation_lead_somewhere() -> None:
 def test_the_readmes_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.data import write_shard
-
     from cliphouse import Collection
+    from tests.data import write_shard
 
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data import random_unit, write_shard
 
 from cliphouse import Collection
 from cliphouse.types import MAX_SHARD, ROWS_PER_SHARD
+from tests.data import random_unit, write_shard
 
 
 @settings(max_examples=25, deadline=None)

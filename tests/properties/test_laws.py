@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.data import cosine_distances, random_unit, write_shard
 
 from cliphouse import Collection, IndexConfig
 from cliphouse.pipeline.native import integers, strings, varint
 from cliphouse.pipeline.plan import parse_shards, pending
 from cliphouse.types import MAX_SHARD, Shard, shard_ranges
 from cliphouse.vectors import bfloat16_words, query_vector, round_to_bfloat16, rounding_error
+from tests.data import cosine_distances, random_unit, write_shard
 
 NUMBERS = st.sets(st.integers(0, MAX_SHARD), max_size=40)
 finite = st.floats(-(2.0**100), 2.0**100, width=32)

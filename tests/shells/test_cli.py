@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from tests.data import ENCODER, write_shard
 
 from cliphouse.cli.main import cli
+from tests.data import ENCODER, write_shard
 
 Cliphouse = Callable[..., "object"]
 

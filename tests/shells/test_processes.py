@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.data import random_unit, write_shard
 
 from cliphouse import Collection, Query
 from cliphouse.engine import connect, machine_memory_bytes
@@ -25,6 +24,7 @@ from cliphouse.errors import (
     StorageError,
     StorageFull,
 )
+from tests.data import random_unit, write_shard
 
 ENDLESS = "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)"
 RUNNING = Query(
