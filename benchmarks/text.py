@@ -89,8 +89,8 @@ def _latency(result: Result) -> str:
         f"the float16 source, is no more than the {k}th true one.\n\n"
         f"![Latency of every query, by system]({result['run']}.svg)\n\n"
         + table(("system", *measures, "speed", f"recall@{k}", "queries"), rows)
-        + "\nFrom its second search on, cliphouse keeps the column it searches in the engine's uncompressed cache if there "
-        f"is room (here {size(result['process']['uncompressed_cache_bytes'])}). The tutorial's statement knows "
+        + "\nFrom its second search on, cliphouse keeps the column it searches in the engine's uncompressed cache if "
+        f"there is room (here {size(result['process']['uncompressed_cache_bytes'])}). The tutorial's statement knows "
         "nothing of that cache. "
         f"Of {proofs['queries']} queries, {proofs['count']} needed a second scan in full precision, because the fast "
         "scan of bfloat16 vectors could not prove its answer complete.\n"
