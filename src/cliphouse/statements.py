@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sqlglot.dialects.clickhouse import ClickHouse
-from sqlglot.errors import TokenError
-from sqlglot.tokenizer_core import Token, TokenType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlglot.tokenizer_core import Token
 
 #: Statements that answer with a table and take a FORMAT clause.
 _ANSWERING = frozenset(
@@ -23,7 +24,7 @@ def split(text: str) -> list[str]:
         return [text.strip()]
     statements, start = [], None
     for token in tokens:
-        if token.token_type == TokenType.SEMICOLON:
+        if _kind(token) == "SEMICOLON":
             if start is not None:
                 statements.append(text[start : token.start].strip())
             start = None
@@ -39,7 +40,7 @@ def is_finished(text: str) -> bool:
     tokens = _tokens(text)
     if tokens is None:
         return False
-    return not tokens or tokens[-1].token_type == TokenType.SEMICOLON
+    return not tokens or _kind(tokens[-1]) == "SEMICOLON"
 
 
 def takes_format(statement: str) -> bool:
@@ -53,13 +54,21 @@ def is_closed(expression: str) -> bool:
     """Whether the expression stays one when it is put in parentheses: its own are balanced, and it has no semicolon."""
     depth = 0
     for token in _tokens(expression) or []:
-        depth += {TokenType.L_PAREN: 1, TokenType.R_PAREN: -1}.get(token.token_type, 0)
-        if depth < 0 or token.token_type == TokenType.SEMICOLON:
+        depth += {"L_PAREN": 1, "R_PAREN": -1}.get(_kind(token), 0)
+        if depth < 0 or _kind(token) == "SEMICOLON":
             return False
     return depth == 0
 
 
+def _kind(token: Token) -> str:
+    return str(token.token_type.name)
+
+
 def _tokens(text: str) -> list[Token] | None:
+    # Imported here: it takes longer to load than most searches take to run, and only typed SQL needs it.
+    from sqlglot.dialects.clickhouse import ClickHouse
+    from sqlglot.errors import TokenError
+
     try:
         return ClickHouse().tokenize(text)
     except TokenError:
