@@ -108,6 +108,16 @@ def test_ctrl_c_ends_the_command_with_130_and_leaves_the_data_usable(
         assert again.status().rows == 8
 
 
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path: Path) -> None:
+    for query in ("SELECT number FROM numbers(10000000)", "SELECT number FROM numbers(3000000) FORMAT JSONEachRow"):
+        command = [sys.executable, "-m", "cliphouse", "sql", query, "--db", str(tmp_path / "db")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == ""
+            process.wait(60)
+
+
 def test_an_interrupted_load_leaves_whole_shards_only(tmp_path: Path) -> None:
     vectors = random_unit(2000, 8)
     for number in range(3):

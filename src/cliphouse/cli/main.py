@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import traceback
@@ -56,9 +55,6 @@ def main() -> None:
         code = _fail(str(error), error.exit_code, debug=invocation.debug)
     except (KeyboardInterrupt, click.Abort):
         code = _fail("interrupted", INTERRUPTED, debug=invocation.debug)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     sys.exit(code if isinstance(code, int) else 0)
 
 

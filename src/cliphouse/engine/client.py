@@ -71,7 +71,7 @@ class Result:
 class _Connection:
     """A driver's client, and the mark its queries carry so that they can be found and killed.
 
-    `lost` is set where a query would not end: waiting for its connection could take for ever.
+    `lost` is set from an interrupt until its query has ended: waiting for the connection could take for ever.
     """
 
     client: Client
@@ -97,7 +97,11 @@ class Engine:
         self._closed = False
         first = self._open()
         self._idle.append(first)
-        self.capabilities = self._ask_capabilities()
+        try:
+            self.capabilities = self._ask_capabilities()
+        except BaseException:
+            self.close()  # or the directory would stay taken
+            raise
 
     def query(self, query: Query) -> Result:
         """The rows that `query` answers with."""
@@ -126,15 +130,19 @@ class Engine:
         }
         failures: list[BaseException] = []
 
-        def until_failure() -> Generator[bytes, None, None]:
+        def until_failure(connection: _Connection) -> Generator[bytes, None, None]:
             # Raising inside the driver would leak its spool file or come back as a broken connection.
             try:
-                yield from blocks
+                for block in blocks:
+                    if connection.lost:  # interrupted: nobody waits for the rest
+                        return
+                    yield block
             except BaseException as error:  # noqa: BLE001
                 failures.append(error)
 
         def work(connection: _Connection) -> None:
-            connection.client.raw_insert(table, list(columns), until_failure(), settings=settings, fmt="Native")
+            pieces = until_failure(connection)
+            connection.client.raw_insert(table, list(columns), pieces, settings=settings, fmt="Native")
 
         self._call(work, sql=f"INSERT INTO {table}")
         if failures:
@@ -248,6 +256,8 @@ class Engine:
             if threading.current_thread() is not threading.main_thread():
                 return work(connection)
             return self._run_interruptibly(connection, work)
+        except BrokenPipeError:  # whoever reads our answer has seen enough
+            raise
         except (DriverError, OSError) as error:
             raise map_error(error, self.location, sql) from error
 
