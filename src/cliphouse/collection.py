@@ -213,6 +213,8 @@ class Collection:
             UsageError: `DimensionMismatch`, `EncoderMismatch`, `InvalidVector`, `InvalidFilter`, `UnknownItem`, ...
             EngineError: ClickHouse failed.
         """
+        if isinstance(columns, str):
+            raise UsageError(f"columns is a list of names, not the text {columns!r}")
         params = SearchParams(k=k, column=column, exact=exact, where=where, ef_search=ef_search, columns=tuple(columns))
         return self.search_with(query, like=like, params=params)
 
@@ -271,7 +273,10 @@ class Collection:
         if (query is None) == (like is None):
             raise UsageError("give one thing to search for: a text, a picture, a vector, or the id of a row")
         owner = f"collection {self.name!r}"
+        self._check_encoder(info)
         if like is not None:
+            if not -(2**63) <= like < 2**63:
+                raise UnknownItem(self.name, like)
             stored = self.engine.query(queries.embedding_of(info, params.embedding_column, like)).rows
             if not stored:
                 raise UnknownItem(self.name, like)
@@ -283,7 +288,6 @@ class Collection:
         if isinstance(query, Path) or hasattr(query, "convert"):  # a PIL image, told without importing Pillow
             picture = open_image(query) if isinstance(query, Path) else cast("Image", query)
             return query_vector(self._encoder_for(info).encode_images([picture])[0], dim=info.dim, owner=owner)
-        self._check_encoder(info)
         return query_vector(cast("ArrayLike", query), dim=info.dim, owner=owner)
 
     # -- its indexes --------------------------------------------------------------------------------------------------
@@ -316,6 +320,10 @@ class Collection:
 
         from cliphouse import statements
 
+        if len(statements.split(statement)) > 1:
+            raise UsageError("give one statement at a time; Engine.session keeps state between them")
+        if statements.names_format(statement):
+            raise UsageError("leave the FORMAT clause out: the answer is an Arrow table")
         self.install_functions()
         self._forget()  # the statement may change the table
         answer = io.BytesIO()
@@ -328,17 +336,19 @@ class Collection:
 
     def install_functions(self) -> None:
         """Make `encode_text` and `encode_image` known in SQL, if the engine runs in this process."""
-        if self.engine.capabilities.embedded:
-            functions.install(self.engine, self._encoder_for_sql)
+        if not self.engine.capabilities.embedded:
+            return
+        info = catalog.find(self.engine, self.name)  # now: a function must not query the engine that called it
+
+        def encoder() -> Encoder:
+            if info is not None and (info.encoder or self._encoder):
+                return self._encoder_for(info)
+            # SQL may be asked before there is a collection, as in the tutorial: its encoder is LAION's.
+            return load_encoder(LAION_ENCODER) if self._encoder is None else _resolve(self._encoder)
+
+        functions.install(self.engine, encoder)
 
     # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _encoder_for_sql(self) -> Encoder:
-        """SQL may be asked before there is a collection, as in the tutorial: its encoder is LAION's."""
-        info = catalog.find(self.engine, self.name)
-        if info is not None and (info.encoder or self._encoder):
-            return self._encoder_for(info)
-        return load_encoder(LAION_ENCODER) if self._encoder is None else _resolve(self._encoder)
 
     def _encoder_for(self, info: CollectionInfo) -> Encoder:
         self._check_encoder(info)

@@ -8,13 +8,16 @@ meet a cache, so the encoder itself runs once for a text.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from cliphouse.encoders import open_image
 from cliphouse.engine import Engine
+from cliphouse.errors import UsageError
 from cliphouse.types import Encoder, Query
 
 _CACHED_VECTORS = 1024
@@ -24,28 +27,51 @@ _WRAPPERS = {
 }
 
 
+@dataclass
+class _State:
+    """chDB's functions belong to the process, so this does too: which encoder they use now."""
+
+    encoder: Callable[[], Encoder] | None = None
+    registered: bool = False
+
+
+_state, _lock = _State(), threading.Lock()
+
+
 def install(engine: Engine, encoder: Callable[[], Encoder]) -> None:
-    """Give the embedded `engine` both functions; `encoder` is asked for when one is first called.
+    """Give the embedded `engine` both functions; `encoder` is asked for when one is called.
 
-    They belong to the process: the encoder installed last is the one that SQL uses.
+    `encoder` must not query the engine: it is called from inside a query. The encoder installed last is the one that
+    SQL uses, in the whole process.
     """
+    with _lock:
+        _state.encoder = encoder
+        if not _state.registered:
+            engine.install_function("_encode_text", lambda text: _text(_current(), text))  # type: ignore[arg-type]
+            engine.install_function("_encode_image", lambda path: _image(_current(), path))  # type: ignore[arg-type]
+            _state.registered = True
+        # The wrappers are stored with the data, so they are written only where they are missing or of another version.
+        sql = "SELECT name, create_query FROM system.functions WHERE name IN ('encode_text', 'encode_image')"
+        present = dict(engine.query(Query(sql=sql)).rows)
+        for name, body in _WRAPPERS.items():
+            if not str(present.get(name, "")).endswith(body):
+                engine.command(f"CREATE OR REPLACE FUNCTION {name} AS t -> {body}")
 
-    @lru_cache(maxsize=_CACHED_VECTORS)
-    def encode_text(text: str) -> bytes:
-        return _row(encoder().encode_texts([text]))
 
-    @lru_cache(maxsize=_CACHED_VECTORS)
-    def encode_image(path: str) -> bytes:
-        return _row(encoder().encode_images([open_image(path)]))
+def _current() -> Encoder:
+    if _state.encoder is None:
+        raise UsageError("no encoder is installed in SQL")
+    return _state.encoder()
 
-    engine.install_function("_encode_text", encode_text)
-    engine.install_function("_encode_image", encode_image)
-    # The wrappers are stored with the data, so they are written only where they are missing or of another version.
-    sql = "SELECT name, create_query FROM system.functions WHERE name IN ('encode_text', 'encode_image')"
-    present = dict(engine.query(Query(sql=sql)).rows)
-    for name, body in _WRAPPERS.items():
-        if not str(present.get(name, "")).endswith(body):
-            engine.command(f"CREATE OR REPLACE FUNCTION {name} AS t -> {body}")
+
+@lru_cache(maxsize=_CACHED_VECTORS)
+def _text(encoder: Encoder, text: str) -> bytes:
+    return _row(encoder.encode_texts([text]))
+
+
+@lru_cache(maxsize=_CACHED_VECTORS)
+def _image(encoder: Encoder, path: str) -> bytes:
+    return _row(encoder.encode_images([open_image(path)]))
 
 
 def _row(vectors: np.ndarray) -> bytes:

@@ -86,14 +86,16 @@ def build(
     """Build the index on `column` for all rows that lack it, and return its state.
 
     The table is merged to one part before its first build, for one graph is searched faster than several. A first
-    build that is interrupted leaves the table as it was; a later one keeps the parts it had finished.
+    build that is interrupted leaves the table as it was; a later one keeps the parts it had finished. The engine stops
+    at the end of a block of 8192 rows, which takes it some seconds.
 
     Raises:
         UsageError: the column has an index with other parameters, or rows without an embedding.
         InsufficientMemory: the graph would not fit.
         EngineError: the engine gave the build up.
     """
-    existing = definitions(engine, info.name).get(column)
+    indexes = definitions(engine, info.name)
+    existing = indexes.get(column)
     if existing and existing.definition.config != config:
         raise UsageError(
             f"{column} has an index with other parameters ({describe(existing.definition.config)}); "
@@ -104,10 +106,12 @@ def build(
         raise UsageError(f"collection {info.name!r} has no rows to index; load some first")
     if empty:
         raise UsageError(f"{empty} of {rows} rows have no {column}, and an index needs one in every row")
-    check_memory(engine, estimate_bytes(config, rows=rows, dim=info.dim), rows)
-    if not existing:
-        # Merged before the index is defined: once it is, a merge builds it, unseen and not to be interrupted.
+    others = sum(found.memory_bytes for other, found in indexes.items() if other != column)
+    check_memory(engine, estimate_bytes(config, rows=rows, dim=info.dim), rows, others)
+    if not indexes and len(_parts(engine, info.name)) > 1:
+        # Merged before any index is defined: once one is, a merge builds it, unseen and not to be interrupted.
         engine.command(f"OPTIMIZE TABLE {identifier(info.name)} FINAL")
+    if not existing:
         engine.command(add_index(info.name, column, info.dim, config))
     name = existing.definition.name if existing else index_name(column)
     missing = rows - sum(state.rows_indexed for state in states(engine, info.name) if state.name == name)
@@ -115,9 +119,13 @@ def build(
     try:
         _wait(engine, info.name, name, missing, progress)
     except BaseException:
-        engine.command(f"KILL MUTATION WHERE {_mutation(info.name, name)} SYNC")
-        if not existing:
-            engine.command(drop_index(info.name, name))
+        try:
+            if progress:
+                progress(Progress(label=f"{name}: stopping after this block", done=0, total=1))
+        finally:
+            _stop(engine, info.name, name)
+            if not existing:
+                engine.command(drop_index(info.name, name))
         raise
     _protect(engine, info.name)
     return next(state for state in states(engine, info.name) if state.name == name)
@@ -143,8 +151,8 @@ def describe(config: IndexConfig) -> str:
     return f"{config.kind}, m {config.m}, ef_construction {config.ef_construction}, {config.quantization}"
 
 
-def check_memory(engine: Engine, graph_bytes: int, rows: int) -> None:
-    """Refuse a build that memory cannot hold, before it starts.
+def check_memory(engine: Engine, graph_bytes: int, rows: int, other_bytes: int = 0) -> None:
+    """Refuse a build that memory cannot hold, before it starts; `other_bytes` is what other indexes need beside it.
 
     Raises:
         InsufficientMemory: for the build, or for the cache that searches need (a graph that does not fit is read
@@ -158,10 +166,10 @@ def check_memory(engine: Engine, graph_bytes: int, rows: int) -> None:
             f"building the index over {rows} rows", needed_bytes=needed, available_bytes=limit, advice=advice
         )
     cache = engine.capabilities.vector_cache_bytes
-    if cache and graph_bytes > cache:
+    if cache and graph_bytes + other_bytes > cache:
         raise InsufficientMemory(
-            f"searching the index over {rows} rows",
-            needed_bytes=graph_bytes,
+            f"searching the index over {rows} rows, with the table's other indexes,",
+            needed_bytes=graph_bytes + other_bytes,
             available_bytes=cache,
             advice=f"{advice}; the cache is vector_similarity_index_cache_size",
         )
@@ -188,6 +196,8 @@ def _rows_indexed(found: FoundIndex, parts: Sequence[_Part], all_indexes: Sequen
     The engine says how large each index is and how large all indexes of each part are, not which part has which. Their
     sizes follow from the parameters, so parts with all or with none are told exactly; the rest is an estimate.
     """
+    if found.memory_bytes == 0:
+        return 0
     row_bytes = found.definition.config.bytes_per_row(found.definition.dim)
     full_row_bytes = sum(each.config.bytes_per_row(each.dim) for each in all_indexes)
     complete = sum(
@@ -237,6 +247,23 @@ def _wait(engine: Engine, collection: str, index: str, missing: int, progress: P
         pause.wait(_POLL_SECONDS)
     if progress:
         progress(Progress(label=index, done=missing, total=missing))
+
+
+def _stop(engine: Engine, collection: str, index: str) -> None:
+    """End the running build: killing a mutation alone lets it build its part to the end."""
+    table = identifier(collection)
+    running = Query(
+        sql="SELECT count() FROM system.merges\n"
+        "WHERE database = currentDatabase() AND table = {name:String} AND is_mutation",
+        parameters={"name": collection},
+    )
+    engine.command(f"SYSTEM STOP MERGES {table}")
+    try:
+        engine.command(f"KILL MUTATION WHERE {_mutation(collection, index)} ASYNC")
+        while engine.query(running).rows[0][0]:
+            threading.Event().wait(_POLL_SECONDS)
+    finally:
+        engine.command(f"SYSTEM START MERGES {table}")
 
 
 def _vectors_added(engine: Engine) -> int:

@@ -121,11 +121,15 @@ def staging_name(collection: str, shard: int) -> str:
     return f"{collection}_loading_{shard}"
 
 
-def create_staging(collection: str, shard: int) -> str:
-    """An empty table that parts of the collection can come from; it builds no vector index of its own."""
+def create_staging(collection: str, shard: int, mark: str) -> str:
+    """An empty table that parts of the collection can come from; it builds no vector index of its own.
+
+    Its comment is `mark`, the fingerprint of the files that fill it.
+    """
     return (
         f"CREATE TABLE {identifier(staging_name(collection, shard))} AS {identifier(collection)}\n"
-        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {_WIDE}, materialize_skip_indexes_on_merge = 0"
+        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {_WIDE}, materialize_skip_indexes_on_merge = 0\n"
+        f"COMMENT {literal(mark)}"
     )
 
 

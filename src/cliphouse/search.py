@@ -31,6 +31,12 @@ def plan(engine: Engine, info: CollectionInfo, params: SearchParams) -> SearchPl
         return SearchPlan(path="exact", reason=f"the index {found.definition.name} is not built yet")
     if params.k > queries.MAX_INDEX_K:
         return SearchPlan(path="exact", reason=f"k is over {queries.MAX_INDEX_K}, the most an index answers")
+    parts, parts_with_deletes = _count_parts(engine, info)
+    if parts > 1 and (params.where or parts_with_deletes):
+        # Each part gives its own candidates before rows are filtered out, so far rows of one part can take the place
+        # of near rows of another, and still make k.
+        what = "a filter" if params.where else "deleted rows"
+        return SearchPlan(path="exact", reason=f"{what} and {parts} parts: the index could miss nearer rows")
     name = found.definition.name
     return SearchPlan(path="hnsw", reason=f"the index {name} is ready", index=name)
 
@@ -57,7 +63,7 @@ def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], param
     """The rows nearest to `target`. With `keep`, an exact search keeps the column in the engine's uncompressed cache.
 
     An index that gives fewer than k rows is not believed: the rest was filtered away after it gave its candidates, or
-    was deleted since it was built. Then, and only then, the search is done again exactly.
+    was deleted since it was built. Then the search is done again exactly.
 
     Raises:
         InvalidFilter: the `where` condition is not one expression, or fails alone.
@@ -67,10 +73,10 @@ def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], param
     result = _answer(engine, info, first, params)
     if chosen.path == "hnsw":
         if len(result.rows) == params.k:
-            return _hits(result, chosen)
+            return _hits(result, chosen, params)
         reason = f"the index {chosen.index} gave only {len(result.rows)} of {params.k} rows"
         hits = run(engine, info, target, replace(params, exact=True), keep=keep)
-        return Hits(hits, replace(hits.plan, reason=reason))
+        return Hits(hits, replace(hits.plan, reason=reason), params.columns)
     if result.rows and result.columns[-1] == queries.HORIZON:
         result, horizon = _split_horizon(result)
         distances = [row[result.columns.index("distance")] for row in result.rows]
@@ -78,7 +84,7 @@ def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], param
         if not queries.is_complete(distances, horizon, params.k, error):
             result = _answer(engine, info, queries.exact(info, target, params), params)
             chosen = replace(chosen, rescanned=True)
-    return _hits(result, chosen)
+    return _hits(result, chosen, params)
 
 
 def fits_cache(engine: Engine, info: CollectionInfo, column: str) -> bool:
@@ -89,6 +95,16 @@ def fits_cache(engine: Engine, info: CollectionInfo, column: str) -> bool:
     )
     found = engine.query(Query(sql=sql, parameters={"name": info.name, "column": column}))
     return int(found.rows[0][0] or 0) < _CACHE_SHARE * engine.capabilities.uncompressed_cache_bytes
+
+
+def _count_parts(engine: Engine, info: CollectionInfo) -> tuple[int, int]:
+    """The table's parts, and those of them with deleted rows."""
+    sql = (
+        "SELECT count(), countIf(has_lightweight_delete) FROM system.parts\n"
+        "WHERE database = currentDatabase() AND table = {name:String} AND active"
+    )
+    parts, deleted = engine.query(Query(sql=sql, parameters={"name": info.name})).rows[0]
+    return int(parts), int(deleted)
 
 
 def _answer(engine: Engine, info: CollectionInfo, query: Query, params: SearchParams) -> Result:
@@ -113,7 +129,7 @@ def _split_horizon(result: Result) -> tuple[Result, float]:
     return Result(result.columns[:-1], [row[:-1] for row in result.rows]), float(result.rows[0][-1])
 
 
-def _hits(result: Result, chosen: SearchPlan) -> Hits:
+def _hits(result: Result, chosen: SearchPlan, params: SearchParams) -> Hits:
     standard = {*HIT_COLUMNS, "distance"}
     hits = []
     for row in result.rows:
@@ -122,4 +138,4 @@ def _hits(result: Result, chosen: SearchPlan) -> Hits:
         values["similarity"] = None if similarity is None or similarity != similarity else float(similarity)
         more = {name: value for name, value in values.items() if name not in standard}
         hits.append(Hit(**{name: values[name] for name in standard}, more=more))
-    return Hits(hits, chosen)
+    return Hits(hits, chosen, params.columns)

@@ -16,14 +16,20 @@ _ANSWERING = frozenset(
 def split(text: str) -> list[str]:
     """The statements of `text`, without their semicolons and without empty ones.
 
-    Semicolons inside strings, comments and heredocs do not count. Text that ends inside a string is given back whole,
-    so that the engine reports the error with its own words.
+    Semicolons inside strings, comments and heredocs do not count. Between two ALTER TABLE statements the semicolon may
+    be missing, as it is in the tutorial. Text that ends inside a string is given back whole, so that the engine reports
+    the error with its own words.
     """
     tokens = _tokens(text)
     if tokens is None:
         return [text.strip()]
-    statements, start = [], None
-    for token in tokens:
+    statements: list[str] = []
+    start: int | None = None
+    for place, token in enumerate(tokens):
+        words = [each.text.upper() for each in tokens[place : place + 2]]
+        if start is not None and words == ["ALTER", "TABLE"] and text[start:].upper().startswith("ALTER"):
+            statements.append(text[start : token.start].strip())
+            start = None
         if _kind(token) == "SEMICOLON":
             if start is not None:
                 statements.append(text[start : token.start].strip())
@@ -45,9 +51,22 @@ def is_finished(text: str) -> bool:
 
 def takes_format(statement: str) -> bool:
     """Whether a FORMAT clause may be added: it answers with rows and names no format itself."""
-    tokens = _tokens(statement) or []
-    words = [token.text.upper() for token in tokens]
-    return bool(words) and words[0] in _ANSWERING and "FORMAT" not in words[-2:-1]
+    words = _words(statement)
+    return bool(words) and words[0] in _ANSWERING and not names_format(statement)
+
+
+def names_format(statement: str) -> bool:
+    """Whether the statement ends in a FORMAT clause (which SETTINGS or INTO OUTFILE may follow)."""
+    words = _words(statement)
+    return any(
+        word == "FORMAT" and words[place + 2 : place + 3] in ([], ["SETTINGS"], ["INTO"])
+        for place, word in enumerate(words[:-1])
+        if place > 0
+    )
+
+
+def _words(statement: str) -> list[str]:
+    return [token.text.upper() for token in _tokens(statement) or []]
 
 
 def is_closed(expression: str) -> bool:

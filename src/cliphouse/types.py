@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MIN_DIM, MAX_DIM = 2, 4096
 MAX_K = 10_000
+MAX_EF_SEARCH = 100_000
 #: A row's id is `shard * ROWS_PER_SHARD + row`: readable at a glance, unique, and below 2**53 for 90 million shards,
 #: so that every JSON parser keeps it exact.
 ROWS_PER_SHARD = 100_000_000
@@ -119,10 +120,10 @@ class SearchParams:
     columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= MAX_K:
-            raise UsageError(f"k must be from 1 to {MAX_K}, got {self.k}")
-        if self.ef_search < 1:
-            raise UsageError(f"ef_search must be at least 1, got {self.ef_search}")
+        if not isinstance(self.k, int) or not 1 <= self.k <= MAX_K:
+            raise UsageError(f"k must be a whole number from 1 to {MAX_K}, got {self.k!r}")
+        if not isinstance(self.ef_search, int) or not 1 <= self.ef_search <= MAX_EF_SEARCH:
+            raise UsageError(f"ef_search must be a whole number from 1 to {MAX_EF_SEARCH}, got {self.ef_search!r}")
         if self.column not in ("image", "text"):
             raise UsageError(f"column must be 'image' or 'text', got {self.column!r}")
         if self.where is not None and not self.where.strip():
@@ -205,7 +206,7 @@ class Hit:
     caption: str
     NSFW: str
     similarity: float | None
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -234,11 +235,12 @@ class SearchPlan:
 
 
 class Hits(Sequence[Hit]):
-    """The results of one search, nearest first, with the plan that ran."""
+    """The results of one search, nearest first, with the plan that ran and the columns that were asked for besides."""
 
-    def __init__(self, hits: Iterable[Hit], plan: SearchPlan) -> None:
+    def __init__(self, hits: Iterable[Hit], plan: SearchPlan, columns: Sequence[str] = ()) -> None:
         self._hits = tuple(hits)
         self.plan = plan
+        self.columns = tuple(columns)
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -272,7 +274,7 @@ class Hits(Sequence[Hit]):
             ]
         )
         table = pa.Table.from_pylist(rows, schema=standard)
-        for name in rows[0] if rows else ():
+        for name in self.columns:
             if name in standard.names:
                 continue
             table = table.append_column(name, pa.array([row[name] for row in rows]))

@@ -11,6 +11,8 @@ from cliphouse.errors import DimensionMismatch, InvalidVector
 
 #: Room for the float32 sums inside the engine's distance: 4096 products of unit-length halves stay well below it.
 DISTANCE_TOLERANCE = 1e-5
+#: Lengths whose square float32 holds well: the engine sums squares in it, and gives nonsense outside.
+MIN_LENGTH, MAX_LENGTH = 1e-15, 1e15
 
 _LONG_ARRAY = re.compile(r"\[(?:[-+.\deE]+, ?){8}[-+.\deE, ]*\]?")
 
@@ -43,10 +45,10 @@ def query_vector(vector: ArrayLike, *, dim: int, owner: str) -> NDArray[np.float
         DimensionMismatch: it has another length.
         InvalidVector: it is not numeric, not one vector, or has no direction (NaN, infinite, all zero).
     """
-    try:
-        row = np.asarray(vector, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidVector(f"the query vector is not made of numbers: {error}") from error
+    given = np.asarray(vector)
+    if given.dtype.kind not in "fiu":
+        raise InvalidVector(f"the query vector is made of {given.dtype}, not of numbers")
+    row = given.astype(np.float64)
     if row.ndim == 2 and row.shape[0] == 1:
         row = row[0]
     if row.ndim != 1:
@@ -55,9 +57,12 @@ def query_vector(vector: ArrayLike, *, dim: int, owner: str) -> NDArray[np.float
         raise DimensionMismatch(what="the query vector", given=row.shape[0], expected=dim, owner=owner)
     if not np.isfinite(row).all():
         raise InvalidVector("the query vector holds NaN or infinite values; encode the query again")
-    if not row.any():
+    length = float(np.linalg.norm(row / max(np.abs(row).max(), 1e-300)) * np.abs(row).max())
+    if length == 0:
         raise InvalidVector("the query vector is all zeros and has no direction; encode the query again")
-    return row
+    if not MIN_LENGTH < length < MAX_LENGTH:
+        row = row / np.abs(row).max()  # the direction is what counts; this length float32 could not square
+    return row.astype(np.float32)
 
 
 def rounding_error(vector: NDArray[np.float32]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,23 @@ def test_what_cannot_be_encoded_is_said_in_one_line(embedded: Collection, call: 
         embedded.sql(f"SELECT {call}")
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def test_eight_threads_use_the_functions_at_once(embedded: Collection) -> None:
+    sql = "SELECT caption FROM laion ORDER BY cosineDistance(text_embedding, encode_text({t:String})) LIMIT 1"
+
+    def first(number: int) -> str:
+        return embedded.sql(sql, {"t": CAPTIONS[number % len(CAPTIONS)]}).column("caption").to_pylist()[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(first, range(80))) == [CAPTIONS[number % len(CAPTIONS)] for number in range(80)]
+
+
+def test_python_takes_one_statement_and_no_format(embedded: Collection) -> None:
+    with pytest.raises(UsageError, match="one statement"):
+        embedded.sql("SELECT 1; SELECT 2")
+    with pytest.raises(UsageError, match="FORMAT"):
+        embedded.sql("SELECT 1 FORMAT JSON")
 
 
 def test_the_functions_survive_reopening_and_follow_the_encoder(embedded: Collection) -> None:

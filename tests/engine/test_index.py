@@ -12,7 +12,7 @@ import pytest
 from cliphouse import Collection, IndexConfig, Progress, SearchParams
 from cliphouse.errors import InsufficientMemory, UsageError
 from cliphouse.index import estimate_bytes
-from tests.data import random_unit, write_shard
+from tests.data import cosine_distances, random_unit, write_shard
 
 SMALL = IndexConfig(m=16, ef_construction=64)
 ROWS, DIM = 3000, 32
@@ -132,6 +132,43 @@ def test_background_merges_are_kept_away_from_an_indexed_part_and_let_back_after
     assert "max_bytes_to_merge" not in numbers.sql(create).column("q").to_pylist()[0]
 
 
+def test_near_rows_that_a_filter_or_a_delete_hides_are_not_replaced_by_far_ones(tmp_path: Path) -> None:
+    """Two parts: the second one's far rows could make k, while the first part's near ones were no candidates."""
+    rows = 12_000
+    query = random_unit(1, DIM, seed=1)[0]
+    near = random_unit(rows, DIM, seed=2) + 0.6 * query
+    order = np.argsort(cosine_distances(near, query))
+    tags = np.full(rows, "A", dtype=object)
+    tags[order[6000:6100]] = "B"
+    far = random_unit(1000, DIM, seed=3) - 2 * query
+    columns = {"NSFW": tags.tolist()}
+    write_shard(tmp_path / "in", 0, ["x"] * rows, images=near, with_text=False, dtype="float32", columns=columns)
+    columns = {"NSFW": ["B"] * 1000}
+    write_shard(tmp_path / "more", 1, ["x"] * 1000, images=far, with_text=False, dtype="float32", columns=columns)
+    with Collection.open(tmp_path / "db") as collection:
+        collection.load(tmp_path / "in")
+        collection.build_index(config=SMALL)
+        collection.load(tmp_path / "more")
+        hits = collection.search(query, k=10, where="NSFW = 'B'")
+        assert [hit.id for hit in hits] == order[6000:6010].tolist()
+        assert collection.search(query, k=10).plan.path == "hnsw"
+        gone = order[:1200].tolist()
+        collection.sql(f"DELETE FROM laion WHERE id IN ({', '.join(map(str, gone))})")
+        assert [hit.id for hit in collection.search(query, k=10)] == order[1200:1210].tolist()
+
+
+def test_the_second_index_does_not_build_the_first_one_again(numbers: Collection) -> None:
+    numbers.build_index("image", SMALL)
+    before = _vectors_added(numbers)
+    numbers.build_index("text", SMALL)
+    assert _vectors_added(numbers) - before == ROWS
+
+
+def _vectors_added(collection: Collection) -> int:
+    sql = "SELECT value FROM system.events WHERE event = 'USearchAddCount'"
+    return collection.sql(sql).column("value").to_pylist()[0]
+
+
 def test_other_parameters_ask_for_a_drop_first(numbers: Collection) -> None:
     numbers.build_index(config=SMALL)
     with pytest.raises(UsageError, match=r"m 16.*drop it first"):
@@ -171,16 +208,18 @@ def test_shards_without_text_are_refused_while_a_text_index_is_there(numbers: Co
 
 
 def test_an_interrupted_build_leaves_the_table_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = random_unit(8_000, 128)
-    write_shard(tmp_path / "in", captions=["x"] * 8_000, images=vectors, with_text=False)
+    vectors = random_unit(30_000, 64)
+    write_shard(tmp_path / "in", captions=["x"] * 30_000, images=vectors, with_text=False)
     with Collection.open(tmp_path / "db") as collection:
         collection.load(tmp_path / "in")
 
         def interrupt(progress: Progress) -> None:
-            if progress.done < progress.total:
+            if 0 < progress.done < progress.total:
                 raise KeyboardInterrupt
 
+        before = _vectors_added(collection)
         with pytest.raises(KeyboardInterrupt):
             collection.build_index(progress=interrupt)
+        assert _vectors_added(collection) - before < 20_000, "it stopped soon after it was asked to"
         assert collection.status().indexes == ()
         assert collection.search(vectors[4], k=1)[0].id == 4

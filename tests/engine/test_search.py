@@ -72,7 +72,9 @@ def test_results_convert_to_arrow_and_pandas(collection: Collection) -> None:
     assert table.column_names == ["id", "distance", "url", "caption", "NSFW", "similarity", "height"]
     assert table.column("caption").to_pylist() == [hit.caption for hit in hits]
     assert hits.to_pandas()["height"].tolist() == [200, 200, 200]
-    assert collection.search("red car", where="id < 0").to_arrow().num_rows == 0
+    empty = collection.search("red car", where="id < 0", columns=("height",)).to_arrow()
+    assert (empty.num_rows, empty.column_names) == (0, table.column_names)
+    assert len({*hits, *hits}) == 3
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "float32"])
@@ -159,12 +161,22 @@ def test_a_query_of_another_encoder_is_refused_with_both_names(collection: Colle
     with pytest.raises(EncoderMismatch, match=r"test-words.*clip-vit-b32"):
         other.search("red car")
     with pytest.raises(EncoderMismatch):
+        other.search(like=1)
+    with pytest.raises(EncoderMismatch):
         other.search(ENCODER.encode_texts(["red car"])[0])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e3, 1e25])
+def test_the_length_of_a_query_does_not_matter(collection: Collection, scale: float) -> None:
+    vector = ENCODER.encode_texts(["white horse"])[0].astype(np.float64)
+    hit = collection.search(vector * scale, k=1)[0]
+    assert (hit.caption, hit.distance) == ("white horse", pytest.approx(0, abs=1e-3))
 
 
 @pytest.mark.parametrize(
     ("query", "error", "words"),
     [
+        (np.ones(256, dtype=complex), InvalidVector, "complex"),
         (np.full(256, np.nan), InvalidVector, "NaN"),
         (np.zeros(256), InvalidVector, "all zeros"),
         (np.ones((2, 256)), InvalidVector, r"shape \(2, 256\)"),
@@ -191,6 +203,8 @@ def test_a_malformed_filter_is_named_and_nothing_else_is_blamed(collection: Coll
 def test_unknown_rows_columns_and_collections_are_named(collection: Collection) -> None:
     with pytest.raises(UnknownItem, match="12345"):
         collection.search(like=12345)
+    with pytest.raises(UnknownItem):
+        collection.search(like=2**64 + 5)
     with pytest.raises(UsageError, match=r"no column colour; it has: id, url"):
         collection.search("red", columns=("colour",))
     with pytest.raises(UnknownCollection, match="'absent'"):

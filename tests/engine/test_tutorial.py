@@ -17,6 +17,7 @@ from cliphouse import Collection, statements
 from cliphouse.encoders.words import WordEncoder
 from cliphouse.engine import Session
 from cliphouse.errors import UsageError
+from tests.conftest import SHARED
 from tests.data import cosine_distances, random_unit, write_shard
 
 ROWS, DIM = 600, 512
@@ -37,11 +38,11 @@ ORDER BY id
 """
 INSERT = "INSERT INTO laion FROM INFILE '{path_to_csv_files}/*.csv'"
 SEARCH = "SELECT url, caption FROM laion ORDER BY cosineDistance(image_embedding, {target:Array(Float32)}) LIMIT 10"
-ADD_INDEXES = (
+ADD_INDEXES = (  # printed there without a semicolon between the two
     "ALTER TABLE laion ADD INDEX image_index image_embedding TYPE "
-    "vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 64, 256)",
+    "vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 64, 256)\n"
     "ALTER TABLE laion ADD INDEX text_index text_embedding TYPE "
-    "vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 64, 256)",
+    "vector_similarity('hnsw', 'cosineDistance', 512, 'bf16', 64, 256)\n"
 )
 MATERIALIZE = """
 ALTER TABLE laion MATERIALIZE INDEX image_index;
@@ -136,8 +137,7 @@ def test_brute_force_search_with_a_client_parameter(run: Callable, table: pd.Dat
 
 
 def test_search_with_both_indexes(run: Callable, table: pd.DataFrame) -> None:
-    for statement in ADD_INDEXES:
-        run(statement)
+    run(ADD_INDEXES)
     run(MATERIALIZE)
     target = np.array(table.image_embedding[11]) + 0.01 * random_unit(1, DIM, seed=6)[0]
     run(f"SET param_target={target.tolist()}")
@@ -146,6 +146,25 @@ def test_search_with_both_indexes(run: Callable, table: pd.DataFrame) -> None:
     assert found[0] == wanted[0]
     assert sum(row in wanted for row in found) >= 9
     assert "image_index" in str(run(f"EXPLAIN indexes = 1 {SEARCH}"))
+
+
+def test_the_statements_here_are_those_printed_there() -> None:
+    pages = list((SHARED / "seed").glob("*.txt"))
+    if not pages:
+        pytest.skip("the tutorial is not shipped with the project")
+    printed = pages[0].read_text()
+    for statement in (
+        CREATE,
+        INSERT,
+        SEARCH,
+        ADD_INDEXES,
+        MATERIALIZE,
+        ENCODE_TEXT,
+        SEARCH_TEXT,
+        ENCODE_IMAGE,
+        SEARCH_IMAGE,
+    ):
+        assert statement.strip() in printed
 
 
 def test_encode_text(run: Callable, encoder: WideWords) -> None:
@@ -160,8 +179,8 @@ def test_search_with_encode_text(run: Callable, table: pd.DataFrame, encoder: Wi
     assert wanted[0] == ["https://example.com/7.jpg"]
     assert run(SEARCH_TEXT) == wanted
     assert encoder.texts == ["a dog and a cat"], "encoded once for the query, not once for each row"
-    for statement in (*ADD_INDEXES, MATERIALIZE):
-        run(statement)
+    run(ADD_INDEXES)
+    run(MATERIALIZE)
     assert run(SEARCH_TEXT)[0] == wanted[0]
     assert run(f"{SEARCH_TEXT} SETTINGS force_data_skipping_indices = 'text_index'")[0] == wanted[0]
     assert encoder.texts == ["a dog and a cat"]
@@ -177,8 +196,8 @@ def test_encode_image_and_search_with_it(run: Callable, table: pd.DataFrame, tmp
     wanted = _nearest(table, "image_embedding", target)
     assert wanted[0] == 3
     assert run(search) == [[table.url[row], table.caption[row]] for row in wanted]
-    for statement in (*ADD_INDEXES, MATERIALIZE):
-        run(statement)
+    run(ADD_INDEXES)
+    run(MATERIALIZE)
     assert run(f"{search} SETTINGS force_data_skipping_indices = 'image_index'")[0][0] == table.url[3]
 
 

@@ -42,6 +42,26 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "nan": (lambda d: _edit(d / "img_emb_1.npy", _set(5, np.nan)), InvalidEmbedding, "img_emb_1.npy row 5 holds NaN"),
     "infinite": (lambda d: _edit(d / "text_emb_1.npy", _set(2, np.inf)), InvalidEmbedding, "text_emb_1.npy row 2"),
     "zero": (lambda d: _edit(d / "img_emb_1.npy", _set(7, 0)), InvalidEmbedding, "img_emb_1.npy row 7 is all zeros"),
+    "too long": (
+        lambda d: _edit(d / "img_emb_1.npy", lambda a: _set(4, 3e38)(a.astype(np.float32))),
+        InvalidEmbedding,
+        r"img_emb_1.npy row 4 has values of about 3e\+38",
+    ),
+    "too short": (
+        lambda d: _edit(d / "img_emb_1.npy", lambda a: _set(4, 1e-30)(a.astype(np.float32))),
+        InvalidEmbedding,
+        "img_emb_1.npy row 4 has values of about 1e-30",
+    ),
+    "beyond float32": (
+        lambda d: _edit(d / "img_emb_1.npy", lambda a: _set(4, 1e300)(a.astype(np.float64))),
+        InvalidEmbedding,
+        "img_emb_1.npy row 4 holds NaN or infinite",
+    ),
+    "captions of lists": (
+        lambda d: write_shard(d, 1, columns={"caption": [["a", "b"]] * 8}),
+        ShardError,
+        "metadata_1.parquet has a column that is neither text nor numbers",
+    ),
     "fewer texts": (
         lambda d: _edit(d / "text_emb_1.npy", lambda a: a[:6]),
         RowCountMismatch,
@@ -141,6 +161,7 @@ def test_a_table_without_describing_columns_is_refused(tmp_path: Path) -> None:
         ("1-9", UnknownShard, "no shard 4-9"),
         ("3-1", UsageError, "'3-1' is not valid"),
         ("one", UsageError, "not a list of shards"),
+        ("0-60000000", UsageError, "is not valid"),
         ("-1", UsageError, "not a list of shards"),
     ],
 )

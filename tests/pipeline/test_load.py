@@ -64,6 +64,63 @@ def test_other_files_under_a_loaded_number_are_refused(db: str, tmp_path: Path, 
         assert collection.status().rows == 8
 
 
+@pytest.mark.parametrize("how", ["DROP TABLE laion", "TRUNCATE TABLE laion", "DELETE FROM laion WHERE shard = 0"])
+def test_a_shard_whose_rows_are_gone_is_loaded_again(db: str, shards: Path, how: str) -> None:
+    with Collection.open(db, encoder="test-words") as collection:
+        collection.load(shards)
+        collection.sql(how)
+        assert collection.load(shards).loaded == (0,)
+        assert collection.status().rows == 8
+
+
+def test_rows_deleted_on_purpose_do_not_come_back(db: str, shards: Path) -> None:
+    with Collection.open(db, encoder="test-words") as collection:
+        collection.load(shards)
+        collection.sql("DELETE FROM laion WHERE id = 3")
+        assert collection.load(shards).skipped == (0,)
+        assert collection.status().rows == 7
+
+
+@pytest.mark.parametrize("step", ["_record", "_drop"])
+def test_a_loader_that_dies_after_the_rows_are_in_is_understood(
+    db: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The attach is done and the ledger is not: the right files are recorded, others with as many rows are refused."""
+    write_shard(tmp_path / "first", 7)
+    other = write_shard(tmp_path / "other", captions=[caption + " again" for caption in CAPTIONS])
+    with Collection.open(db, encoder="test-words") as collection:
+        collection.load(tmp_path / "first")
+        with monkeypatch.context() as patched:
+            original = getattr(pipeline_load, step)
+            calls: list[int] = []
+
+            def die(*arguments: object) -> None:
+                calls.append(1)
+                if step == "_record" or len(calls) == 2:  # the first drop clears the way
+                    raise SystemExit("killed")
+                original(*arguments)
+
+            patched.setattr(pipeline_load, step, die)
+            with pytest.raises(SystemExit):
+                collection.load(shards)
+        with pytest.raises(ShardConflict):
+            collection.load(other)
+        collection.load(shards)
+        assert (collection.status().rows, collection.status().shards) == (16, (0, 7))
+        assert collection.search(CAPTIONS[2], k=1)[0].caption == CAPTIONS[2]
+
+
+def test_rows_put_in_by_hand_are_not_taken_for_a_shard(db: str, shards: Path, tmp_path: Path) -> None:
+    with Collection.open(db, encoder="test-words") as collection:
+        collection.load(write_shard(tmp_path / "first", 7))
+        collection.sql(
+            "INSERT INTO laion (id, caption, image_embedding) SELECT 3, 'mine', image_embedding FROM laion LIMIT 1"
+        )
+        with pytest.raises(ShardConflict, match="holds 1 rows under its ids that the ledger does not know"):
+            collection.load(shards)
+        assert collection.status().rows == 9
+
+
 @pytest.mark.parametrize("layout", [{}, {"folders": True}, {"digits": 4}, {"folders": True, "digits": 2}])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_layouts_names_and_types(tmp_path: Path, layout: dict, dtype: str) -> None:

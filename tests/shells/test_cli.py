@@ -159,7 +159,7 @@ def test_sql_that_answers_without_rows_of_its_own(cliphouse: Cliphouse, loaded: 
 ERRORS = {
     "no query": (("search",), 2, "give one thing to search for"),
     "two queries": (("search", "a", "--like", "3"), 2, "give one thing to search for"),
-    "k": (("search", "a", "-k", "0"), 2, "k must be from 1 to 10000, got 0"),
+    "k": (("search", "a", "-k", "0"), 2, "k must be a whole number from 1 to 10000, got 0"),
     "filter": (("search", "a", "--where", "width >="), 2, "the filter 'width >=' is not valid"),
     "row": (("search", "--like", "77"), 2, "no row with id 77"),
     "picture": (("search", "--image", "absent.png"), 2, "absent.png"),
@@ -221,6 +221,13 @@ def test_captions_cannot_drive_the_terminal(cliphouse: Cliphouse, tmp_path: Path
     out = cliphouse("search", "red", "--db", tmp_path / "db").out
     assert "\x1b" not in out
     assert "[bold]x[/bold]" in out
+
+
+def test_a_bare_command_shows_its_help(cliphouse: Cliphouse) -> None:
+    for arguments in ((), ("index",)):
+        outcome = cliphouse(*arguments)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert outcome.out.startswith("Usage: ")
 
 
 def test_every_command_explains_itself() -> None:

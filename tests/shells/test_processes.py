@@ -87,6 +87,17 @@ def test_ctrl_c_stops_a_query_within_a_second(embedded: Collection) -> None:
     assert embedded.engine.query(RUNNING).rows == [(0,)]
 
 
+def test_two_quick_ctrl_c_end_a_query_whose_mark_was_changed(tmp_path: Path) -> None:
+    query = f"SET log_comment = 'mine'; SELECT 'begun'; {ENDLESS}"
+    command = [sys.executable, "-m", "cliphouse", "sql", query, "--db", str(tmp_path / "db")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr.strip()) == (130, "cliphouse: interrupted")
+
+
 @pytest.fixture
 def endless(tmp_path: Path, shards: Path) -> Iterator[subprocess.Popen[str]]:
     """`cliphouse sql` in a process of its own, in the middle of an endless query."""
@@ -109,8 +120,10 @@ def test_ctrl_c_ends_the_command_with_130_and_leaves_the_data_usable(
 
 
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path: Path) -> None:
-    for query in ("SELECT number FROM numbers(10000000)", "SELECT number FROM numbers(3000000) FORMAT JSONEachRow"):
-        command = [sys.executable, "-m", "cliphouse", "sql", query, "--db", str(tmp_path / "db")]
+    for number, query in enumerate(
+        ("SELECT number FROM numbers(10000000)", "SELECT number FROM numbers(9000000) FORMAT CSV")
+    ):
+        command = [sys.executable, "-m", "cliphouse", "sql", query, "--db", str(tmp_path / f"db{number}")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             process.stdout.readline()
             process.stdout.close()
@@ -172,8 +185,20 @@ def test_a_read_only_directory_is_said(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(StorageError, match=r"cannot write to .*Read-only file system"):
         connect(str(small_disk / "db"))
-    with pytest.raises(StorageError, match=r"cannot create .*Read-only file system"):
+    with pytest.raises(StorageError, match=r"cannot create or read .*Read-only file system"):
         connect(str(small_disk / "new"))
+
+
+def test_a_full_output_is_not_blamed_on_the_database(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "cliphouse", "sql", "SELECT 1", "--db", str(tmp_path / "db")]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "cliphouse: output: No space left on device\n")
+
+
+def test_a_name_that_cannot_be_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="File name too long"):
+        connect(str(tmp_path / ("x" * 300)))
 
 
 def test_a_server_that_is_not_there() -> None:
@@ -236,12 +261,13 @@ def test_the_shell_reads_statements_over_several_lines(tmp_path: Path) -> None:
     """A person at a terminal: a pseudo-terminal types, and reads what comes back."""
     controller, terminal = pty.openpty()
     environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state"), "TERM": "dumb", "PROMPT_TOOLKIT_NO_CPR": "1"}
-    command = [sys.executable, "-m", "cliphouse", "sql", "--db", str(tmp_path / "db")]
+    command = [sys.executable, "-m", "cliphouse", "sql", "--db", str(tmp_path / "db"), "--encoder", "test-words"]
     with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as process:
         os.close(terminal)
         os.write(
             controller,
-            b"SET param_target = [1, 2];\rSELECT {target:Array(Float32)}\r  AS answer;\rSELECT 1 1 1;\rexit\r",
+            b"SET param_target = [1, 2];\rSELECT {target:Array(Float32)}\r  AS answer;\rSELECT 1 1 1;\r"
+            b"SELECT length(encode_text('a')) + 700;\rexit\r",
         )
         seen = b""
         try:
@@ -251,6 +277,8 @@ def test_the_shell_reads_statements_over_several_lines(tmp_path: Path) -> None:
             pass
         os.close(controller)
         assert process.wait(30) == 0
+    assert b"956" in seen, "encode_text answers with 256 numbers"
+    assert b"<Fatal>" not in seen
     assert b"answer" in seen
     assert b"[1,2]" in seen
     assert b"SYNTAX_ERROR" in seen

@@ -15,6 +15,8 @@ from cliphouse.statements import is_closed, is_finished, split, takes_format
         (r"SELECT 'it\'s; here'; SELECT 'it''s; too'", [r"SELECT 'it\'s; here'", "SELECT 'it''s; too'"]),
         ("SELECT $$a;b$$; SELECT 1", ["SELECT $$a;b$$", "SELECT 1"]),
         ("SELECT 'open", ["SELECT 'open"]),
+        ("ALTER TABLE t ADD a\nALTER TABLE t ADD b", ["ALTER TABLE t ADD a", "ALTER TABLE t ADD b"]),
+        ("GRANT ALTER TABLE ON t TO u", ["GRANT ALTER TABLE ON t TO u"]),
         ("SELECT {target:Array(Float32)}; SELECT 3", ["SELECT {target:Array(Float32)}", "SELECT 3"]),
     ],
 )
@@ -34,7 +36,14 @@ def test_input_is_finished_by_a_semicolon() -> None:
 def test_a_format_is_added_to_what_answers_with_rows_and_has_none() -> None:
     for statement in ("select 1", "WITH 1 AS a SELECT a", "SHOW TABLES", "(SELECT 1)", "SELECT format FROM t"):
         assert takes_format(statement), statement
-    for statement in ("SELECT 1 FORMAT JSON", "CREATE TABLE t (a Int8)", "SET a = 1", "INSERT INTO t VALUES (1)", ""):
+    for statement in (
+        "SELECT 1 FORMAT JSON",
+        "SELECT 1 FORMAT CSV SETTINGS max_threads = 1",
+        "CREATE TABLE t (a Int8)",
+        "SET a = 1",
+        "INSERT INTO t VALUES (1)",
+        "",
+    ):
         assert not takes_format(statement), statement
 
 

@@ -45,7 +45,8 @@ def test_server(url: str, location: ServerLocation) -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "chdb://", "chdb:///", "chdb://relative", "mysql://x:secret@h/d", "clickhouse://", "clickhouse://u:secret@h:port/d",
-     "clickhouse://u:secret@h/d?compress=1", "clickhouse://u:secret@:1/d"],
+     "clickhouse://u:secret@h/d?compress=1", "clickhouse://u:secret@:1/d", "clickhouse:/u:secret@h:8123/d", "clickhouse://u:12/34secret@h/d",
+     "clickhouse://h/a/secret"],
 )  # fmt: skip
 def test_what_is_not_a_url_is_refused_without_repeating_a_password(url: str) -> None:
     with pytest.raises(UsageError) as caught:

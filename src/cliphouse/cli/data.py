@@ -54,10 +54,9 @@ def load(
     if report.skipped:
         click.echo(f"shards {shard_ranges(report.skipped)} were loaded already")
     if report.loaded and report.stale_indexes:
-        click.echo(
-            f"the new rows are searched exactly until {', '.join(report.stale_indexes)} takes them in: "
-            "cliphouse index build"
-        )
+        for name in report.stale_indexes:
+            column = name.removesuffix("_index")
+            click.echo(f"{name} does not cover the new rows yet: cliphouse index build --column {column}")
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -48,13 +49,22 @@ def main() -> None:
     invocation = Invocation()
     try:
         code = cli.main(standalone_mode=False, obj=invocation)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 0
     except click.ClickException as error:
         where = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
         code = _fail(error.format_message() + where, error.exit_code, debug=invocation.debug)
     except CliphouseError as error:
         code = _fail(str(error), error.exit_code, debug=invocation.debug)
+    except OSError as error:  # standard output, or a file that vanished
+        code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1, debug=invocation.debug)
     except (KeyboardInterrupt, click.Abort):
         code = _fail("interrupted", INTERRUPTED, debug=invocation.debug)
+        # Whatever still runs in the engine must not keep the process: the data survive a kill at any moment.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

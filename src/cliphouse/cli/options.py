@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from cliphouse.collection import DEFAULT_NAME, Collection
 from cliphouse.errors import InvalidVector
-from cliphouse.types import Modality
 
 DEFAULT_DB = "./cliphouse-data"
 
@@ -70,19 +69,9 @@ def encoder_option(function: F) -> F:
     )(function)
 
 
-def column_option(*names: str, help: str) -> Callable[[F], F]:  # noqa: A002
-    """Add a choice between the image and the text embedding."""
-    return click.option(*names, type=click.Choice(["image", "text"]), default="image", show_default=True, help=help)
-
-
 def open_collection(db: str, collection: str, *, encoder: str | None = None, create: bool = False) -> Collection:
     """The collection that the shared options name."""
     return Collection.open(db, name=collection, encoder=encoder, create=create)
-
-
-def modality(value: str) -> Modality:
-    """The value of `column_option`; `image_embedding` may be written for `image`."""
-    return "text" if value == "text" else "image"
 
 
 def read_vector(path: Path) -> NDArray[np.float32]:
@@ -96,4 +85,6 @@ def read_vector(path: Path) -> NDArray[np.float32]:
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "it is not an npy file"
         raise InvalidVector(f"cannot read the vector in {path}: {reason}") from error
+    if not isinstance(vector, np.ndarray):
+        raise InvalidVector(f"cannot read the vector in {path}: it is an archive of arrays; save one with numpy.save")
     return vector

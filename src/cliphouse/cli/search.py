@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -103,12 +104,5 @@ def _explain(
 ) -> None:
     hits = opened.search_with(query, like=like, params=params)
     click.echo(f"path: {hits.plan.path}\nreason: {hits.plan.reason}\nhits: {len(hits)}")
-    ran = SearchParams(
-        k=params.k,
-        column=params.column,
-        exact=hits.plan.path == "exact",
-        where=params.where,
-        ef_search=params.ef_search,
-        columns=params.columns,
-    )
+    ran = replace(params, exact=hits.plan.path == "exact")
     click.echo(opened.explain(opened.statement(query, like=like, params=ran)[0]))

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import logging
-import re
+import os
+import signal
 import threading
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, TypeVar
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from cliphouse.engine.embedded import (
+    directory_holder,
     machine_memory_bytes,
     prepare_directory,
     register_function,
     server_options,
 )
 from cliphouse.engine.faults import map_error
+from cliphouse.engine.session import Session
 from cliphouse.engine.url import EmbeddedLocation, Location, parse_url
 from cliphouse.errors import (
+    DirectoryInUse,
     EngineError,
     StorageError,
     UsageError,
 )
-from cliphouse.types import Query
+from cliphouse.types import Query, literal
 
 # The driver logs what it raises; without a handler Python would print that beside our one line.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
@@ -38,9 +42,6 @@ _CONNECT_TIMEOUT_SECONDS = 10
 _RECEIVE_TIMEOUT_SECONDS = 600
 #: After Ctrl-C the kill is repeated this often, and given up after the second figure.
 _KILL_INTERVAL_SECONDS, _KILL_PATIENCE_SECONDS = 0.1, 5.0
-
-#: chDB streams the answers of these only; others are short.
-_STREAMED = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class Result:
 
 
 @dataclass(slots=True, eq=False)
-class _Connection:
+class Connection:
     """A driver's client, and the mark its queries carry so that they can be found and killed.
 
     `lost` is set from an interrupt until its query has ended: waiting for the connection could take for ever.
@@ -76,9 +77,11 @@ class _Connection:
 
     client: Client
     mark: str
+    stateful: bool = False
     lost: bool = False
 
     def close(self) -> None:
+        """Close the client, unless that could hang."""
         if not self.lost:
             self.client.close()
 
@@ -92,7 +95,7 @@ class Engine:
 
     def __init__(self, location: Location) -> None:
         self.location = location
-        self._idle: list[_Connection] = []
+        self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._closed = False
         first = self._open()
@@ -106,7 +109,7 @@ class Engine:
     def query(self, query: Query) -> Result:
         """The rows that `query` answers with."""
 
-        def work(connection: _Connection) -> Result:
+        def work(connection: Connection) -> Result:
             answer = connection.client.query(query.sql, parameters=dict(query.parameters))
             return Result(tuple(answer.column_names), [tuple(row) for row in answer.result_rows])
 
@@ -130,7 +133,7 @@ class Engine:
         }
         failures: list[BaseException] = []
 
-        def until_failure(connection: _Connection) -> Generator[bytes, None, None]:
+        def until_failure(connection: Connection) -> Generator[bytes, None, None]:
             # Raising inside the driver would leak its spool file or come back as a broken connection.
             try:
                 for block in blocks:
@@ -140,11 +143,15 @@ class Engine:
             except BaseException as error:  # noqa: BLE001
                 failures.append(error)
 
-        def work(connection: _Connection) -> None:
+        def work(connection: Connection) -> None:
             pieces = until_failure(connection)
             connection.client.raw_insert(table, list(columns), pieces, settings=settings, fmt="Native")
 
-        self._call(work, sql=f"INSERT INTO {table}")
+        try:
+            self._call(work, sql=f"INSERT INTO {table}")
+        except EngineError:
+            if not failures:  # else the engine only saw its consequence, a block that ends in the middle
+                raise
         if failures:
             raise failures[0]
 
@@ -190,7 +197,7 @@ class Engine:
 
     # -- connections ------------------------------------------------------------------------------------------------
 
-    def _open(self, *, stateful: bool = False) -> _Connection:
+    def _open(self, *, stateful: bool = False) -> Connection:
         mark = f"cliphouse-{uuid.uuid4()}"
         settings: dict[str, Any] = {"log_comment": mark}
         try:
@@ -224,10 +231,10 @@ class Engine:
                 )
         except DriverError as error:
             raise map_error(error, self.location) from error
-        return _Connection(client, mark)
+        return Connection(client, mark, stateful)
 
     @contextmanager
-    def _borrowed(self) -> Iterator[_Connection]:
+    def _borrowed(self) -> Iterator[Connection]:
         with self._lock:
             if self._closed:
                 raise UsageError("the database is closed; open it again")
@@ -243,11 +250,11 @@ class Engine:
             if not reusable:
                 connection.close()
 
-    def _call(self, work: Callable[[_Connection], T], *, sql: str) -> T:
+    def _call(self, work: Callable[[Connection], T], *, sql: str) -> T:
         with self._borrowed() as connection:
             return self.run_on(connection, work, sql=sql)
 
-    def run_on(self, connection: _Connection, work: Callable[[_Connection], T], *, sql: str) -> T:
+    def run_on(self, connection: Connection, work: Callable[[Connection], T], *, sql: str) -> T:
         """Run `work` with errors mapped and, in the main thread, so that Ctrl-C kills its query.
 
         The engine does not notice signals, so the query runs in a thread of its own while this one waits.
@@ -255,13 +262,11 @@ class Engine:
         try:
             if threading.current_thread() is not threading.main_thread():
                 return work(connection)
-            return self._run_interruptibly(connection, work)
-        except BrokenPipeError:  # whoever reads our answer has seen enough
-            raise
+            return self._run_interruptibly(connection, work, sql)
         except (DriverError, OSError) as error:
             raise map_error(error, self.location, sql) from error
 
-    def _run_interruptibly(self, connection: _Connection, work: Callable[[_Connection], T]) -> T:
+    def _run_interruptibly(self, connection: Connection, work: Callable[[Connection], T], sql: str) -> T:
         results: list[T] = []
         failures: list[BaseException] = []
         done = threading.Event()
@@ -278,19 +283,30 @@ class Engine:
         try:
             done.wait()
         except KeyboardInterrupt:
-            self._kill(connection, done)
+            # A second Ctrl-C must not break off the kill, or the query would go on alone.
+            previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                self._kill(connection, done, sql)
+            finally:
+                signal.signal(signal.SIGINT, previous)
             raise
         if failures:
             raise failures[0]
         return results[0]
 
-    def _kill(self, connection: _Connection, done: threading.Event) -> None:
-        """Kill what runs on `connection`, again and again until it has ended: it may only be about to start."""
+    def _kill(self, connection: Connection, done: threading.Event, sql: str) -> None:
+        """Kill what runs on `connection`, again and again until it has ended: it may only be about to start.
+
+        It is found by its mark; in a session whose user has set another log_comment, by its text.
+        """
         connection.lost = True
+        ours = f"Settings['log_comment'] = '{connection.mark}'"
+        if connection.stateful:
+            ours += f" OR (startsWith(query, {literal(sql)}) AND Settings['log_comment'] NOT LIKE 'cliphouse-%')"
         killer = self._open()
         try:
             for _ in range(int(_KILL_PATIENCE_SECONDS / _KILL_INTERVAL_SECONDS)):
-                killer.client.command(f"KILL QUERY WHERE Settings['log_comment'] = '{connection.mark}' ASYNC")
+                killer.client.command(f"KILL QUERY WHERE {ours} ASYNC")
                 if done.wait(_KILL_INTERVAL_SECONDS):
                     connection.lost = False
                     return
@@ -320,36 +336,6 @@ class Engine:
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-class Session:
-    """One stateful connection, for SQL that people type."""
-
-    def __init__(self, engine: Engine, connection: _Connection) -> None:
-        self._engine, self._connection = engine, connection
-
-    def run(
-        self,
-        sql: str,
-        write: Callable[[bytes], object],
-        *,
-        parameters: Mapping[str, Any],
-        format: str | None,  # noqa: A002
-    ) -> None:
-        """Run one statement and `write` its answer, in `format` if the statement can take one."""
-
-        def work(connection: _Connection) -> None:
-            if not _STREAMED.match(sql):
-                write(connection.client.raw_query(sql, parameters=dict(parameters), fmt=format))
-                return
-            answer = cast("BinaryIO", connection.client.raw_stream(sql, parameters=dict(parameters), fmt=format))
-            try:
-                while chunk := answer.read(1 << 20):
-                    write(chunk)
-            finally:
-                answer.close()
-
-        self._engine.run_on(self._connection, work, sql=sql)
-
-
 def connect(url: str, *, create: bool = True) -> Engine:
     """The engine at `url` (see `parse_url`). With `create`, a missing data directory is made.
 
@@ -363,7 +349,14 @@ def connect(url: str, *, create: bool = True) -> Engine:
         _check_single(location)
         if location.path is not None:
             prepare_directory(location.path, create=create)
-    engine = Engine(location)
+    try:
+        engine = Engine(location)
+    except EngineError as error:
+        if isinstance(location, EmbeddedLocation) and location.path is not None:
+            holder = directory_holder(location.path)
+            if holder not in (None, os.getpid()):  # it came between our look and our opening
+                raise DirectoryInUse(location.path, holder) from error
+        raise
     _engines.add(engine)
     return engine
 

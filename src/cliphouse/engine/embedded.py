@@ -56,16 +56,16 @@ def prepare_directory(path: Path, *, create: bool) -> None:
         DirectoryInUse: another process has it open.
         StorageError: it cannot be written to.
     """
-    if not path.exists():
-        if not create:
-            raise UnknownDatabase(str(path))
-        try:
+    try:
+        if not path.exists():
+            if not create:
+                raise UnknownDatabase(str(path))
             path.mkdir(parents=True)
-        except OSError as error:
-            raise StorageError(f"cannot create {path}: {error.strerror}; choose another --db") from error
-    if not path.is_dir():
-        raise UsageError(f"{path} is a file; --db takes a directory")
-    entries = {entry.name for entry in path.iterdir()} - {"lost+found"}
+        if not path.is_dir():
+            raise UsageError(f"{path} is a file; --db takes a directory")
+        entries = {entry.name for entry in path.iterdir()} - {"lost+found"}
+    except OSError as error:
+        raise StorageError(f"cannot create or read {path}: {error.strerror}; choose another --db") from error
     if entries and not entries & {"metadata", "store", "data"}:
         raise UsageError(f"{path} holds other files and no database; choose an empty or a new directory as --db")
     holder = directory_holder(path)
@@ -102,10 +102,9 @@ def directory_holder(path: Path) -> int | None:
 def register_function(name: str, function: Callable[[str], bytes]) -> None:
     """Make `function` callable in SQL as `name(String)`; the bytes it returns arrive as a String.
 
-    Functions belong to the process, not to a connection; a second registration replaces the first.
+    Functions belong to the process, not to a connection, and can be registered once.
     """
     import chdb
     from chdb.sqltypes import STRING
 
-    chdb.drop_function(name)
     chdb.create_function(name, function, [STRING], STRING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -54,6 +55,8 @@ def parse_url(url: str) -> Location:
     if not separator:
         if not url:
             raise UsageError(f"the database URL is empty; {_FORMS}")
+        if re.match(r"(clickhouses?|chdb|https?):", url):
+            raise UsageError(f"{url.partition(':')[0]}: is not followed by //; {_FORMS}")
         return EmbeddedLocation(path=Path(url).expanduser().resolve())
     if scheme == "chdb":
         if rest in ("memory", ":memory:"):
@@ -74,6 +77,8 @@ def _server(url: str, *, secure: bool) -> ServerLocation:
         raise UsageError(f"the host or port in the {url.partition('://')[0]}:// URL is not valid; {_FORMS}") from None
     if not parts.hostname:
         raise UsageError(f"the {parts.scheme}:// URL names no host; {_FORMS}")
+    if "@" in parts.path or "/" in parts.path.strip("/"):
+        raise UsageError(f"the {parts.scheme}:// URL is not valid: percent-encode /, @ and : in user and password")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     verify = options.pop("verify", "1")
     if options or verify not in ("0", "1"):

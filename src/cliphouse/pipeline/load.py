@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+from pyarrow import ArrowException
+
 from cliphouse import index
 from cliphouse.engine import Engine
-from cliphouse.errors import DimensionMismatch, ShardConflict, UsageError
+from cliphouse.errors import DimensionMismatch, ShardConflict, ShardError, UsageError
 from cliphouse.pipeline.native import block
 from cliphouse.pipeline.plan import pending
 from cliphouse.pipeline.read import Batch, OpenShard, batches, fingerprint
@@ -31,13 +33,14 @@ def load_new(
 ) -> LoadReport:
     """Create the collection and load into it; if not one shard gets in, leave nothing behind."""
     _check_dims(info, opened)
+    _drop(engine, ledger_name(info.name))  # of a table that was dropped by hand
     engine.command(create_table(info))
     try:
         return load(engine, info, opened, progress)
     except BaseException:
         if not ledger(engine, info.name):
             for table in (info.name, ledger_name(info.name)):
-                engine.command(f"DROP TABLE IF EXISTS {identifier(table)} SYNC")
+                _drop(engine, table)
         raise
 
 
@@ -57,14 +60,19 @@ def load(
     _check_columns(info)
     _check_text_index(engine, info, opened)
     engine.command(create_ledger(info.name))
-    done = ledger(engine, info.name)
+    recorded = ledger(engine, info.name)
+    done = set()
     for each in opened:
-        if each.shard.number in done and fingerprint(each.shard) != done[each.shard.number]:
+        number = each.shard.number
+        if number not in recorded or (each.rows and not _rows_present(engine, info.name, number)):
+            continue  # new, or loaded once and deleted or truncated since
+        if fingerprint(each.shard) != recorded[number]:
             raise ShardConflict(
                 f"it is loaded already, from other files than {each.shard.image_embeddings}; "
                 "give these another number, or load them into another --collection",
-                shard=each.shard.number,
+                shard=number,
             )
+        done.add(number)
     by_number = {each.shard.number: each for each in opened}
     todo = [shard.number for shard in pending([each.shard for each in opened], done)]
     rows = 0
@@ -124,41 +132,49 @@ def _load_shard(
     """Bring one shard in and record it in the ledger; return its rows.
 
     The rows are written to a table of their own, merged there to one part, and join the collection in one atomic step.
-    Before that step a failure leaves no trace in the collection; after it the ledger entry follows, and a loader that
-    dies in between is recognised by the shard's range of ids.
+    Before that step a failure leaves no trace in the collection. After it the ledger entry follows and then the staging
+    table goes; a loader that dies in between is recognised by that table, whose comment names the files.
 
     Raises:
         ShardError: a file turns out to be bad on the way.
         ShardConflict: the collection holds other rows under this shard's ids.
     """
-    number = opened.shard.number
+    number, staging = opened.shard.number, staging_name(info.name, opened.shard.number)
+    mark = fingerprint(opened.shard)
     present = _rows_present(engine, info.name, number)
-    if present not in (0, opened.rows):
+    if present == 0 and opened.rows:
+        _write(engine, info, opened, create_staging(info.name, number, mark), label, progress)
+        engine.command(f"ALTER TABLE {identifier(info.name)} ATTACH PARTITION tuple() FROM {identifier(staging)}")
+    elif present and not (present == opened.rows and _comment(engine, staging) == mark):
         raise ShardConflict(
-            f"the collection holds {present} rows under its ids, the files have {opened.rows}; "
+            f"the collection holds {present} rows under its ids that the ledger does not know; "
             f"delete them first: DELETE FROM {info.name} WHERE shard = {number}",
             shard=number,
         )
-    if present == 0 and opened.rows > 0:
-        _write_and_attach(engine, info, opened, label, progress)
-    _record(engine, info.name, opened)
+    _record(engine, info.name, opened, mark)
+    _drop(engine, staging)
     return opened.rows
 
 
-def _write_and_attach(
-    engine: Engine, info: CollectionInfo, opened: OpenShard, label: str, progress: ProgressCallback | None
+def _write(
+    engine: Engine,
+    info: CollectionInfo,
+    opened: OpenShard,
+    create: str,
+    label: str,
+    progress: ProgressCallback | None,
 ) -> None:
-    number = opened.shard.number
-    staging = staging_name(info.name, number)
-    engine.command(f"DROP TABLE IF EXISTS {identifier(staging)} SYNC")  # left behind by a killed loader
-    engine.command(create_staging(info.name, number))
+    """Fill the shard's staging table, as one part; if that fails, remove it."""
+    staging = staging_name(info.name, opened.shard.number)
+    _drop(engine, staging)  # left behind by a killed loader
+    engine.command(create)
     try:
         for group in _groups(batches(opened), opened):
             engine.insert_native(staging, INSERT_COLUMNS, _blocks(group, opened, info, label, progress))
         engine.command(f"OPTIMIZE TABLE {identifier(staging)} FINAL")
-        engine.command(f"ALTER TABLE {identifier(info.name)} ATTACH PARTITION tuple() FROM {identifier(staging)}")
-    finally:
-        engine.command(f"DROP TABLE IF EXISTS {identifier(staging)} SYNC")
+    except BaseException:
+        _drop(engine, staging)
+        raise
 
 
 def _groups(stream: Iterator[Batch], opened: OpenShard) -> Iterator[Iterator[Batch]]:
@@ -182,7 +198,13 @@ def _blocks(
     group: Iterator[Batch], opened: OpenShard, info: CollectionInfo, label: str, progress: ProgressCallback | None
 ) -> Iterator[bytes]:
     for batch in group:
-        yield from block(batch, shard=opened.shard.number, storage=info.storage)
+        try:
+            yield from block(batch, shard=opened.shard.number, storage=info.storage)
+        except ArrowException as error:
+            raise ShardError(
+                f"{opened.shard.metadata} has a column that is neither text nor numbers: {error}".splitlines()[0],
+                shard=opened.shard.number,
+            ) from error
         if progress:
             progress(Progress(label=label, done=batch.start + len(batch.image), total=opened.rows))
 
@@ -193,7 +215,17 @@ def _rows_present(engine: Engine, collection: str, number: int) -> int:
     return int(engine.query(Query(sql=sql)).rows[0][0])
 
 
-def _record(engine: Engine, collection: str, opened: OpenShard) -> None:
+def _comment(engine: Engine, table: str) -> str | None:
+    sql = "SELECT comment FROM system.tables WHERE database = currentDatabase() AND name = {name:String}"
+    rows = engine.query(Query(sql=sql, parameters={"name": table})).rows
+    return str(rows[0][0]) if rows else None
+
+
+def _drop(engine: Engine, table: str) -> None:
+    engine.command(f"DROP TABLE IF EXISTS {identifier(table)} SYNC")
+
+
+def _record(engine: Engine, collection: str, opened: OpenShard, mark: str) -> None:
     sql = (
         f"INSERT INTO {identifier(ledger_name(collection))} (shard, rows, has_text, fingerprint, source) "
         "SELECT {shard:Int32}, {rows:UInt64}, {has_text:Bool}, {fingerprint:String}, {source:String}"
@@ -205,7 +237,7 @@ def _record(engine: Engine, collection: str, opened: OpenShard) -> None:
             "shard": shard.number,
             "rows": opened.rows,
             "has_text": opened.text is not None,
-            "fingerprint": fingerprint(shard),
+            "fingerprint": mark,
             "source": str(shard.image_embeddings),
         },
     )

@@ -96,7 +96,7 @@ def _numbers(values: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         numeric = pc.match_substring_regex(values, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
         values = pc.if_else(numeric, values, pa.scalar(None, values.type))
-    elif not pa.types.is_floating(values.type) and not pa.types.is_integer(values.type):
+    elif pa.types.is_null(values.type):
         return pa.nulls(len(values), kind)
     return values.cast(kind, safe=False)
 

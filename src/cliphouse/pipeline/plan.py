@@ -17,6 +17,10 @@ _PLACES: Mapping[str, tuple[tuple[str, ...], str]] = {
 }
 
 
+#: A range longer than any data set has shards is a slip of the finger.
+_MAX_RANGE = 1_000_000
+
+
 def parse_shards(ranges: str) -> list[int]:
     """The shard numbers in `0-9,12`, in order, each once.
 
@@ -29,7 +33,7 @@ def parse_shards(ranges: str) -> list[int]:
         if match is None:
             raise UsageError(f"{ranges!r} is not a list of shards; write for example 0-9,12")
         first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last > MAX_SHARD:
+        if last < first or last > MAX_SHARD or last - first > _MAX_RANGE:
             raise UsageError(f"the shard range {part.strip()!r} is not valid; write for example 0-9,12")
         numbers.update(range(first, last + 1))
     return sorted(numbers)

@@ -22,6 +22,7 @@ from cliphouse.errors import (
 )
 from cliphouse.schema import DESCRIBING_COLUMNS, METADATA_COLUMNS
 from cliphouse.types import MAX_DIM, MIN_DIM, ROWS_PER_SHARD, Shard
+from cliphouse.vectors import MAX_LENGTH, MIN_LENGTH
 
 #: A batch's float32 vectors, image and text together, take about this much memory.
 _BATCH_BYTES = 64 * 2**20
@@ -90,7 +91,7 @@ def batches(opened: OpenShard) -> Iterator[Batch]:
     """The shard's rows in order, row i of the vectors beside row i of the metadata.
 
     Raises:
-        InvalidEmbedding: a vector is NaN, infinite or all zero.
+        InvalidEmbedding: a vector is NaN, infinite, all zero, or too long or short to compute with.
         ShardError: a file cannot be read after all.
     """
     shard = opened.shard
@@ -177,12 +178,17 @@ def _sources(names: list[str]) -> dict[str, str]:
 
 
 def _vectors(array: NDArray[np.floating], start: int, stop: int, path: Path, shard: int) -> NDArray[np.float32]:
-    rows = np.asarray(array[start:stop], dtype=np.float32)
+    with np.errstate(over="ignore"):  # becomes infinite, and is named below
+        rows = np.asarray(array[start:stop], dtype=np.float32)
     if not np.isfinite(rows).all():
         bad = int(np.argmax(~np.isfinite(rows).all(axis=1)))
         raise InvalidEmbedding(path, start + bad, "holds NaN or infinite values", shard=shard)
     if not (present := rows.any(axis=1)).all():
         raise InvalidEmbedding(path, start + int(np.argmin(present)), "is all zeros", shard=shard)
+    largest = np.abs(rows).max(axis=1)
+    if not (usable := (largest > MIN_LENGTH) & (largest < MAX_LENGTH)).all():
+        reason = f"has values of about {largest[np.argmin(usable)]:.0e}, which no distance can be computed with"
+        raise InvalidEmbedding(path, start + int(np.argmin(usable)), reason, shard=shard)
     return rows
 
 
