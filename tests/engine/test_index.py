@@ -146,7 +146,7 @@ def test_near_rows_that_a_filter_or_a_delete_hides_are_not_replaced_by_far_ones(
     columns = {"NSFW": ["B"] * 1000}
     write_shard(tmp_path / "more", 1, ["x"] * 1000, images=far, with_text=False, dtype="float32", columns=columns)
     with Collection.open(tmp_path / "db") as collection:
-        collection.load(tmp_path / "in")
+        collection.load(tmp_path / "in", storage="float32")
         collection.build_index(config=SMALL)
         collection.load(tmp_path / "more")
         hits = collection.search(query, k=10, where="NSFW = 'B'")

@@ -85,7 +85,7 @@ def test_integers_fit_or_become_zero(values: list[float | None]) -> None:
 
 @given(hnp.arrays(np.float32, st.integers(2, 40), elements=st.floats(-1e3, 1e3, width=32)))
 def test_a_query_vector_is_taken_in_every_shape_or_refused(values: np.ndarray) -> None:
-    if not values.any():
+    if np.abs(values).max() < 1e-10:  # of another length, or none: test_search has those
         return
     for form in (values, values[None], values.tolist(), values.astype(np.float64)):
         assert query_vector(form, dim=len(values), owner="x").tolist() == values.tolist()
