@@ -30,7 +30,8 @@ def short_table(result: Result) -> str:
     return (
         table(("system", "p50", "p90", "speed", f"recall@{k}", "image embeddings"), rows)
         + f"\nThe {k} nearest of {run['rows']:,} rows of {run['dim']} dimensions, one query at a time on warm caches, "
-        f"on {machine['cores']} cores ({machine['cpu']}). Recall is against the float16 source vectors. In full: "
+        f"on {machine['cores']} cores ({machine['cpu']}). From its second search on, cliphouse reads from the engine's "
+        "uncompressed cache. Recall is against the float16 source vectors. In full: "
         "[benchmarks/REPORT.md](benchmarks/REPORT.md).\n"
     )
 
