@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def install(engine: Engine, encoder: Callable[[], Encoder]) -> None:
         _state.encoder = encoder
         if not _state.registered:
             engine.install_function("_encode_text", lambda text: _text(_current(), text))  # type: ignore[arg-type]
-            engine.install_function("_encode_image", lambda path: _image(_current(), path))  # type: ignore[arg-type]
+            engine.install_function("_encode_image", _image_of)
             _state.registered = True
         # The wrappers are stored with the data, so they are written only where they are missing or of another version.
         sql = "SELECT name, create_query FROM system.functions WHERE name IN ('encode_text', 'encode_image')"
@@ -69,8 +70,16 @@ def _text(encoder: Encoder, text: str) -> bytes:
     return _row(encoder.encode_texts([text]))
 
 
+def _image_of(path: str) -> bytes:
+    try:
+        changed = Path(path).stat().st_mtime_ns
+    except OSError:
+        changed = 0  # opening it says what is wrong
+    return _image(_current(), path, changed)  # type: ignore[arg-type]
+
+
 @lru_cache(maxsize=_CACHED_VECTORS)
-def _image(encoder: Encoder, path: str) -> bytes:
+def _image(encoder: Encoder, path: str, changed: int) -> bytes:  # noqa: ARG001  # a changed file is another picture
     return _row(encoder.encode_images([open_image(path)]))
 
 

@@ -240,7 +240,9 @@ def _wait(engine: Engine, collection: str, index: str, missing: int, progress: P
     before, reached = _vectors_added(engine), 0
     while waiting := engine.query(unfinished).rows:
         if reason := waiting[0][0]:
-            raise EngineError(f"building {index} failed: {reason}", sql=materialize_index(collection, index))
+            raise EngineError(
+                f"building {index} failed: {' '.join(reason.split())}", sql=materialize_index(collection, index)
+            )
         if progress:
             reached = max(reached, min(_vectors_added(engine) - before, missing - 1))
             progress(Progress(label=index, done=reached, total=missing))

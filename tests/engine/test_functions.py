@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,6 +42,16 @@ def test_pictures_are_encoded_from_local_files(embedded: Collection, tmp_path: P
         {"p": str(tmp_path / "it's blue.png")},
     )
     assert found.column("caption").to_pylist() == ["blue sky over the sea"]
+
+
+def test_a_picture_that_changed_is_encoded_again(embedded: Collection, tmp_path: Path) -> None:
+    path, sql = tmp_path / "p.png", "SELECT encode_image({p:String}) AS v"
+    answers = []
+    for stamp, colour in enumerate(((220, 30, 30), (30, 70, 220))):
+        Image.new("RGB", (9, 9), colour).save(path)
+        os.utime(path, ns=(stamp, stamp))
+        answers.append(embedded.sql(sql, {"p": str(path)}).column("v")[0].as_py())
+    assert answers[0] != answers[1]
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -243,3 +245,12 @@ def test_twins_that_fill_the_short_list_are_searched_again_in_full(db: str, tmp_
         collection.load(tmp_path / "in")
         assert collection.search("same words", k=5).plan.rescanned
         assert not collection.search("same words", k=5, where="id < 4").plan.rescanned
+
+
+def test_embeddings_leave_as_parquet_when_they_are_cast(collection: Collection) -> None:
+    chunks: list[bytes] = []
+    query = "SELECT id, image_embedding::Array(Float32) AS v FROM laion ORDER BY id"
+    with collection.engine.session() as session:
+        session.run(query, chunks.append, parameters={}, format="Parquet")
+    table = pq.read_table(io.BytesIO(b"".join(chunks)))
+    assert np.array(table.column("v").to_pylist()) == pytest.approx(ENCODER.encode_texts(CAPTIONS), abs=0.01)

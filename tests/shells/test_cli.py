@@ -138,6 +138,14 @@ def test_sql_with_parameters_and_formats(cliphouse: Cliphouse, loaded: str, tmp_
     assert cliphouse("sql", "SELECT 1", "--param", "nonsense", "--db", loaded).code == 2
 
 
+def test_a_format_without_bfloat16_says_what_to_write(cliphouse: Cliphouse, loaded: str) -> None:
+    refused = cliphouse("sql", "SELECT * FROM laion", "--format", "Parquet", "--db", loaded)
+    assert refused.code == 2
+    assert "select image_embedding::Array(Float32), text_embedding::Array(Float32) instead" in refused.err
+    unknown = cliphouse("sql", "SELECT * FROM laion", "--format", "Nonsense", "--db", loaded)
+    assert (unknown.code, "Nonsense" in unknown.err) == (5, True)
+
+
 def test_sql_runs_several_statements_in_one_session(cliphouse: Cliphouse, loaded: str) -> None:
     outcome = cliphouse(
         "sql", "SET param_x = 5; -- a; comment\nSELECT {x:UInt8} + 1; SELECT ';' AS a;;", "--db", loaded

@@ -6,13 +6,16 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from cliphouse.errors import EngineError
+from cliphouse.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from cliphouse.engine.client import Connection, Engine
 
 #: chDB streams the answers of these only; others are short.
 _STREAMED = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
+
+#: What formats answer to a type that they do not know.
+_UNFIT = frozenset({"UNKNOWN_TYPE", "ILLEGAL_COLUMN", "BAD_ARGUMENTS"})
 
 
 class Session:
@@ -29,8 +32,13 @@ class Session:
         parameters: Mapping[str, Any],
         format: str | None,  # noqa: A002
     ) -> None:
-        """Run one statement and `write` its answer, in `format` if the statement can take one."""
+        """Run one statement and `write` its answer as bytes, in `format` (a ClickHouse output format) if there is one.
 
+        Raises:
+            UsageError: the format cannot hold the embeddings as they are stored.
+            EngineError: ClickHouse failed.
+            OSError: `write` did; it comes through as it is.
+        """
         failures: list[OSError] = []
 
         def deliver(chunk: bytes) -> None:
@@ -53,7 +61,22 @@ class Session:
 
         try:
             self._engine.run_on(self._connection, work, sql=sql)
-        except EngineError:
+        except EngineError as error:
             if failures:
                 raise failures[0] from None
+            if format and error.name in _UNFIT and (columns := self._bfloat16_columns(sql, parameters)):
+                casts = ", ".join(f"{column}::Array(Float32)" for column in columns)
+                raise UsageError(f"the format {format} has no BFloat16; select {casts} instead") from error
             raise
+
+    def _bfloat16_columns(self, sql: str, parameters: Mapping[str, Any]) -> list[str]:
+        """The columns of the answer to `sql` that are made of BFloat16."""
+
+        def work(connection: Connection) -> list[str]:
+            rows = connection.client.query(f"DESCRIBE TABLE ({sql}\n)", parameters=dict(parameters)).result_rows
+            return [str(row[0]) for row in rows if "BFloat16" in str(row[1])]
+
+        try:
+            return self._engine.run_on(self._connection, work, sql=sql)
+        except EngineError:  # then that was not the trouble
+            return []
