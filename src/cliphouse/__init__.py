@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cliphouse.collection import Collection, Status
+    from cliphouse.collection import Collection
     from cliphouse.encoders import load_encoder
     from cliphouse.errors import CliphouseError
+    from cliphouse.pipeline.embed import embed
     from cliphouse.types import (
         CollectionInfo,
+        EmbedReport,
         Encoder,
         Hit,
         Hits,
@@ -34,14 +36,17 @@ if TYPE_CHECKING:
         Query,
         SearchParams,
         SearchPlan,
+        Status,
     )
 
 _HOMES = {
     "Collection": "collection",
-    "Status": "collection",
+    "Status": "types",
+    "embed": "pipeline.embed",
     "load_encoder": "encoders",
     "CliphouseError": "errors",
     "CollectionInfo": "types",
+    "EmbedReport": "types",
     "Encoder": "types",
     "Hit": "types",
     "Hits": "types",
@@ -58,6 +63,7 @@ __all__ = [
     "CliphouseError",
     "Collection",
     "CollectionInfo",
+    "EmbedReport",
     "Encoder",
     "Hit",
     "Hits",
@@ -69,6 +75,7 @@ __all__ = [
     "SearchParams",
     "SearchPlan",
     "Status",
+    "embed",
     "load_encoder",
 ]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,20 +10,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cliphouse import catalog, functions, index, queries, schema, search
-from cliphouse.encoders import LAION_ENCODER, known_dim, load_encoder, open_image
-from cliphouse.engine import Engine, connect
+from cliphouse.encoders import LAION_ENCODER, load_encoder, open_image
+from cliphouse.engine import Engine, arrow_table, connect
 from cliphouse.errors import (
-    DimensionMismatch,
     EncoderMismatch,
     EngineError,
     UnknownCollection,
     UnknownItem,
     UsageError,
 )
-from cliphouse.pipeline import load, plan, read
+from cliphouse.pipeline import add, load, plan, read
+from cliphouse.pipeline.decode import MAX_PIXELS
+from cliphouse.pipeline.embed import EmbedOptions
+from cliphouse.pipeline.sources import Listed, Source
 from cliphouse.types import (
     HIT_COLUMNS,
     CollectionInfo,
+    EmbedReport,
     Encoder,
     Hits,
     IndexConfig,
@@ -36,6 +37,7 @@ from cliphouse.types import (
     Query,
     SearchParams,
     SearchPlan,
+    Status,
     Storage,
 )
 from cliphouse.vectors import abbreviate, query_vector
@@ -46,27 +48,6 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "laion"
 DEFAULT_STORAGE: Storage = "bfloat16"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """A collection as it stands; sizes in bytes.
-
-    `total_bytes` is all that the table has on disk, indexes included; `disk_bytes` is by column, and 0 for columns of
-    small parts that keep all columns in one file. `encoder` is "" when unnamed.
-    """
-
-    collection: str
-    database: str
-    engine_version: str
-    rows: int
-    shards: tuple[int, ...]
-    encoder: str
-    dim: int
-    storage: Storage
-    total_bytes: int
-    disk_bytes: Mapping[str, int]
-    indexes: tuple[IndexState, ...]
 
 
 class Collection:
@@ -169,8 +150,9 @@ class Collection:
         """Load shards in the LAION layout from `directory`, all or those in `shards` ("0-9,12" or numbers).
 
         A shard enters whole or not at all, and loading one again does nothing. All files are checked before the first
-        row is written. A new collection takes its encoder from `open` (512-dimensional data without one is taken for
-        LAION's, clip-vit-b32) and its `storage` from here: bfloat16 unless told otherwise.
+        row is written. A new collection takes its encoder from `open`, else from the folder if `embed` wrote it
+        (512-dimensional data without one is taken for LAION's, clip-vit-b32), and its `storage` from here: bfloat16
+        unless told otherwise.
 
         Raises:
             UsageError: the directory, shards, encoder or storage do not fit.
@@ -179,15 +161,46 @@ class Collection:
         """
         planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
         opened = [read.open_shard(shard) for shard in planned]
-        self._forget()
-        info = catalog.find(self.engine, self.name)
+        made_by = plan.encoder_of(Path(directory))
+        given = _encoder_name(self._encoder)
+        if made_by and given and made_by != given:
+            raise EncoderMismatch(collection=str(directory), stored=made_by, given=given, kind="folder")
+        info = self._before_writing(storage)
         if info is None:
-            info = self._describe_new(opened[0], storage or DEFAULT_STORAGE)
+            info = load.describe_new(self.name, opened[0], given or made_by, storage or DEFAULT_STORAGE)
             return load.load_new(self.engine, info, opened, progress)
-        if storage not in (None, info.storage):
-            raise UsageError(f"collection {self.name!r} stores {info.storage}, not {storage}; its storage is fixed")
-        self._check_encoder(info)
+        if made_by and info.encoder and made_by != info.encoder:
+            raise EncoderMismatch(collection=self.name, stored=info.encoder, given=made_by)
         return load.load(self.engine, info, opened, progress)
+
+    def add(
+        self,
+        src: str | Path | Listed,
+        *,
+        storage: Storage | None = None,
+        work: str | Path | None = None,
+        max_pixels: int = MAX_PIXELS,
+        progress: ProgressCallback | None = None,
+    ) -> EmbedReport:
+        """Embed the pictures of `src` (see `cliphouse.embed`) and load them, but for those that are here already.
+
+        A picture is known by its path. `work` is where shards wait to be loaded: by default in the data directory, and
+        for a server a temporary folder. A new collection is made with the encoder given to `open`, else clip-vit-b32.
+
+        Raises:
+            NoPictures: not one picture could be embedded.
+            UsageError: the source, encoder or storage do not fit.
+            EncoderUnavailable: the encoder cannot run here.
+            EngineError: writing failed; what was loaded stays, and the same call goes on from there.
+        """
+        options, source = EmbedOptions(max_pixels=max_pixels), Source(src)
+        info = self._before_writing(storage)
+        encoder = _resolve(self._encoder or LAION_ENCODER) if info is None else self._encoder_for(info)
+        if info is None:
+            info = CollectionInfo(
+                name=self.name, encoder=encoder.name, dim=encoder.dim, storage=storage or DEFAULT_STORAGE
+            )
+        return add.add(self.engine, info, encoder, source, Path(work) if work else None, options, progress)
 
     # -- searching it -------------------------------------------------------------------------------------------------
 
@@ -316,23 +329,9 @@ class Collection:
         `parameters` fill `{name:Type}` placeholders. `encode_text` and `encode_image` are there if the database is
         embedded.
         """
-        import pyarrow as pa
-
-        from cliphouse import statements
-
-        if len(statements.split(statement)) > 1:
-            raise UsageError("give one statement at a time; Engine.session keeps state between them")
-        if statements.names_format(statement):
-            raise UsageError("leave the FORMAT clause out: the answer is an Arrow table")
         self.install_functions()
         self._forget()  # the statement may change the table
-        answer = io.BytesIO()
-        form = "ArrowStream" if statements.takes_format(statement) else None
-        with self.engine.session() as session:
-            session.run(statement, answer.write, parameters=_plain(parameters or {}), format=form)
-        if form is None or not answer.tell():
-            return pa.table({})
-        return pa.ipc.open_stream(answer.getvalue()).read_all()
+        return arrow_table(self.engine, statement, parameters or {})
 
     def install_functions(self) -> None:
         """Make `encode_text` and `encode_image` known in SQL, if the engine runs in this process."""
@@ -360,16 +359,15 @@ class Collection:
         if given and info.encoder and given != info.encoder:
             raise EncoderMismatch(collection=self.name, stored=info.encoder, given=given)
 
-    def _describe_new(self, shard: read.OpenShard, storage: Storage) -> CollectionInfo:
-        encoder = _encoder_name(self._encoder)
-        if encoder is None:
-            encoder = LAION_ENCODER if known_dim(LAION_ENCODER) == shard.dim else ""
-        dim = known_dim(encoder)
-        if dim is not None and dim != shard.dim:
-            raise DimensionMismatch(
-                what=str(shard.shard.image_embeddings), given=shard.dim, expected=dim, owner=f"the encoder {encoder}"
-            )
-        return CollectionInfo(name=self.name, encoder=encoder, dim=shard.dim, storage=storage)
+    def _before_writing(self, storage: Storage | None) -> CollectionInfo | None:
+        """The collection as it is, if it is there, after checking that what comes may enter it."""
+        self._forget()
+        info = catalog.find(self.engine, self.name)
+        if info is not None:
+            if storage not in (None, info.storage):
+                raise UsageError(f"collection {self.name!r} stores {info.storage}, not {storage}; its storage is fixed")
+            self._check_encoder(info)
+        return info
 
     def _searchable(self, params: SearchParams) -> CollectionInfo:
         info = self._known or self.info()
@@ -389,8 +387,3 @@ def _resolve(encoder: str | Encoder) -> Encoder:
 
 def _encoder_name(encoder: str | Encoder | None) -> str | None:
     return encoder if encoder is None or isinstance(encoder, str) else encoder.name
-
-
-def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays as lists, which is what the driver binds."""
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in parameters.items()}

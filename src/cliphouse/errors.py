@@ -6,6 +6,7 @@
       UsageError (ValueError)         exit 2  http 400  other arguments mend it
         DimensionMismatch             exit 2  http 400
         EncoderMismatch               exit 2  http 400
+        NoPictures                    exit 2  http 400
         InvalidVector                 exit 2  http 400
         InvalidImage                  exit 2  http 400
         InvalidFilter                 exit 2  http 400
@@ -35,7 +36,7 @@ A message is one line: what is wrong, the values that disagree, what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -64,14 +65,27 @@ class DimensionMismatch(UsageError):
 
 
 class EncoderMismatch(UsageError):
-    """Query and collection were encoded by different encoders."""
+    """Query and collection, or two sets of embeddings, were made by different encoders."""
 
-    def __init__(self, *, collection: str, stored: str, given: str) -> None:
+    def __init__(self, *, collection: str, stored: str, given: str, kind: str = "collection") -> None:
         super().__init__(
-            f"collection {collection!r} holds {stored or 'unnamed'} embeddings, not {given}; "
+            f"{kind} {collection!r} holds {stored or 'unnamed'} embeddings, not {given}; "
             + (f"use the encoder {stored!r}" if stored else "load it with the encoder's name first")
         )
         self.collection, self.stored, self.given = collection, stored, given
+
+
+class NoPictures(UsageError):
+    """A source without one picture that could be embedded."""
+
+    def __init__(self, source: str, skipped: Mapping[str, int], listed: Path | None) -> None:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+        found = f"skipped {sum(skipped.values()):,}: {reasons}" if skipped else "it holds none"
+        super().__init__(
+            f"no picture to embed in {source}: {found}"
+            + (f"; see {listed}" if listed and skipped else "; give a folder of pictures, a tar, a parquet or a list")
+        )
+        self.source, self.skipped = source, dict(skipped)
 
 
 class InvalidVector(UsageError):
@@ -79,11 +93,11 @@ class InvalidVector(UsageError):
 
 
 class InvalidImage(UsageError):
-    """A query picture that cannot be read."""
+    """A picture that cannot be read."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"cannot read the picture {path}: {reason}")
-        self.path = path
+        self.path, self.reason = path, reason
 
 
 class InvalidFilter(UsageError):

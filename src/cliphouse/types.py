@@ -309,12 +309,54 @@ ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A collection as it stands; sizes in bytes.
+
+    `total_bytes` is all that the table has on disk, indexes included; `disk_bytes` is by column, and 0 for columns of
+    small parts that keep all columns in one file. `encoder` is "" when unnamed.
+    """
+
+    collection: str
+    database: str
+    engine_version: str
+    rows: int
+    shards: tuple[int, ...]
+    encoder: str
+    dim: int
+    storage: Storage
+    total_bytes: int
+    disk_bytes: Mapping[str, int]
+    indexes: tuple[IndexState, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
     """What a load did: shards and rows brought in, and shards that were there already."""
 
     rows: int
     loaded: tuple[int, ...]
     skipped: tuple[int, ...]
+    seconds: float
+    #: Vector indexes that do not cover the new rows yet.
+    stale_indexes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedReport:
+    """What embedding a source did.
+
+    `pictures` are new, `captioned` of them have a text embedding, `known` were there before; `skipped` counts by reason
+    those that could not be embedded, and `skipped_list` is the file that names each.
+    """
+
+    encoder: str
+    dim: int
+    pictures: int
+    captioned: int
+    known: int
+    skipped: Mapping[str, int]
+    skipped_list: Path | None
+    shards: tuple[int, ...]
     seconds: float
     #: Vector indexes that do not cover the new rows yet.
     stale_indexes: tuple[str, ...] = ()

@@ -10,9 +10,9 @@ import click
 
 from cliphouse.cli.options import database_options, encoder_option, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
-from cliphouse.collection import DEFAULT_STORAGE, Status
+from cliphouse.collection import DEFAULT_STORAGE
 from cliphouse.index import describe
-from cliphouse.types import Storage, shard_ranges
+from cliphouse.types import Status, Storage, shard_ranges
 
 
 @click.command()

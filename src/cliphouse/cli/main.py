@@ -11,6 +11,7 @@ import click
 
 from cliphouse import __version__
 from cliphouse.cli.data import load, status
+from cliphouse.cli.embed import add, embed
 from cliphouse.cli.index import index
 from cliphouse.cli.options import Invocation, debug_option
 from cliphouse.cli.search import search
@@ -27,8 +28,9 @@ def cli() -> None:
     """Search pictures by text, by picture or by vector, over CLIP embeddings in ClickHouse.
 
     \b
-    Load LAION-layout shards, then ask:
+    Load LAION-layout shards, or add your own pictures, then ask:
       cliphouse load ./shards
+      cliphouse add ~/Pictures
       cliphouse search "a red car in the snow"
       cliphouse search --like 1200000345 --where "width >= 1024"
       cliphouse sql "SELECT count() FROM laion"
@@ -40,7 +42,7 @@ def cli() -> None:
     """
 
 
-for command in (load, search, index, sql, status):
+for command in (load, embed, add, search, index, sql, status):
     cli.add_command(command)
 
 

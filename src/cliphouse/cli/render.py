@@ -12,7 +12,16 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +43,7 @@ def progress_bars() -> Iterator[ProgressCallback | None]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _RateColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -44,10 +54,18 @@ def progress_bars() -> Iterator[ProgressCallback | None]:
             if progress.label not in tasks:
                 for done in tasks.values():
                     bars.update(done, visible=False)
-                tasks[progress.label] = bars.add_task(progress.label, total=progress.total)
-            bars.update(tasks[progress.label], completed=progress.done)
+                tasks[progress.label] = bars.add_task(progress.label, unit=progress.unit)
+            bars.update(tasks[progress.label], completed=progress.done, total=progress.total)
 
         yield show
+
+
+class _RateColumn(ProgressColumn):
+    """Units a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s")
 
 
 def print_hits(hits: Hits, form: str) -> None:

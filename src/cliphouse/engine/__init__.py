@@ -2,7 +2,7 @@
 
 from cliphouse.engine.client import Capabilities, Engine, Result, connect
 from cliphouse.engine.embedded import machine_memory_bytes
-from cliphouse.engine.session import Session
+from cliphouse.engine.session import Session, arrow_table
 from cliphouse.engine.url import EmbeddedLocation, Location, ServerLocation, parse_url
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Result",
     "ServerLocation",
     "Session",
+    "arrow_table",
     "connect",
     "machine_memory_bytes",
     "parse_url",

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+import numpy as np
+
+from cliphouse import statements
 from cliphouse.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from cliphouse.engine.client import Connection, Engine
 
 #: chDB streams the answers of these only; others are short.
@@ -16,6 +22,30 @@ _STREAMED = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
 
 #: What formats answer to a type that they do not know.
 _UNFIT = frozenset({"UNKNOWN_TYPE", "ILLEGAL_COLUMN", "BAD_ARGUMENTS"})
+
+
+def arrow_table(engine: Engine, statement: str, parameters: Mapping[str, Any]) -> pa.Table:
+    """The answer to one statement as an Arrow table, empty for a statement that answers nothing.
+
+    Raises:
+        UsageError: it is more than one statement, or names a format.
+        EngineError: ClickHouse failed.
+    """
+    import pyarrow as pa
+
+    if len(statements.split(statement)) > 1:
+        raise UsageError("give one statement at a time; Engine.session keeps state between them")
+    if statements.names_format(statement):
+        raise UsageError("leave the FORMAT clause out: the answer is an Arrow table")
+    # The driver binds lists, not arrays.
+    bound = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in parameters.items()}
+    answer = io.BytesIO()
+    form = "ArrowStream" if statements.takes_format(statement) else None
+    with engine.session() as session:
+        session.run(statement, answer.write, parameters=bound, format=form)
+    if form is None or not answer.tell():
+        return pa.table({})
+    return pa.ipc.open_stream(answer.getvalue()).read_all()
 
 
 class Session:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pyarrow import ArrowException
 
 from cliphouse import index
+from cliphouse.encoders import LAION_ENCODER, known_dim
 from cliphouse.engine import Engine
 from cliphouse.errors import DimensionMismatch, ShardConflict, ShardError, UsageError
 from cliphouse.pipeline.native import block
@@ -22,10 +23,26 @@ from cliphouse.schema import (
     ledger_name,
     staging_name,
 )
-from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, LoadReport, Progress, ProgressCallback, Query
+from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, LoadReport, Progress, ProgressCallback, Query, Storage
 
 #: One insert carries about this much: its vectors make one large part, and the driver spools it to a file.
 _INSERT_BYTES = 512 * 2**20
+
+
+def describe_new(name: str, shard: OpenShard, encoder: str | None, storage: Storage) -> CollectionInfo:
+    """The collection that `shard` begins. Without the name of an encoder, 512 dimensions are taken for LAION's.
+
+    Raises:
+        DimensionMismatch: the encoder's vectors have another length than the shard's.
+    """
+    if encoder is None:
+        encoder = LAION_ENCODER if known_dim(LAION_ENCODER) == shard.dim else ""
+    dim = known_dim(encoder)
+    if dim is not None and dim != shard.dim:
+        raise DimensionMismatch(
+            what=str(shard.shard.image_embeddings), given=shard.dim, expected=dim, owner=f"the encoder {encoder}"
+        )
+    return CollectionInfo(name=name, encoder=encoder, dim=shard.dim, storage=storage)
 
 
 def load_new(
@@ -57,14 +74,14 @@ def load(
     """
     started = time.perf_counter()
     _check_dims(info, opened)
-    _check_columns(info)
+    check_columns(info)
     _check_text_index(engine, info, opened)
     engine.command(create_ledger(info.name))
     recorded = ledger(engine, info.name)
     done = set()
     for each in opened:
         number = each.shard.number
-        if number not in recorded or (each.rows and not _rows_present(engine, info.name, number)):
+        if number not in recorded or (each.rows and not rows_present(engine, info.name, number)):
             continue  # new, or loaded once and deleted or truncated since
         if fingerprint(each.shard) != recorded[number]:
             raise ShardConflict(
@@ -106,7 +123,7 @@ def _check_dims(info: CollectionInfo, opened: Iterable[OpenShard]) -> None:
             )
 
 
-def _check_columns(info: CollectionInfo) -> None:
+def check_columns(info: CollectionInfo) -> None:
     """A table made by hand may lack columns that a shard fills; a collection about to be made has none to check."""
     lacking = [column for column in INSERT_COLUMNS if info.columns and column not in info.columns]
     if lacking:
@@ -141,7 +158,7 @@ def _load_shard(
     """
     number, staging = opened.shard.number, staging_name(info.name, opened.shard.number)
     mark = fingerprint(opened.shard)
-    present = _rows_present(engine, info.name, number)
+    present = rows_present(engine, info.name, number)
     if present == 0 and opened.rows:
         _write(engine, info, opened, create_staging(info.name, number, mark), label, progress)
         engine.command(f"ALTER TABLE {identifier(info.name)} ATTACH PARTITION tuple() FROM {identifier(staging)}")
@@ -209,7 +226,8 @@ def _blocks(
             progress(Progress(label=label, done=batch.start + len(batch.image), total=opened.rows))
 
 
-def _rows_present(engine: Engine, collection: str, number: int) -> int:
+def rows_present(engine: Engine, collection: str, number: int) -> int:
+    """Rows in the table under a shard's ids."""
     first = number * ROWS_PER_SHARD
     sql = f"SELECT count() FROM {identifier(collection)} WHERE id BETWEEN {first} AND {first + ROWS_PER_SHARD - 1}"
     return int(engine.query(Query(sql=sql)).rows[0][0])

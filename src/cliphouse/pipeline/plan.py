@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ _PLACES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "metadata": (("", "metadata"), r"metadata_(\d+)\.parquet"),
 }
 
+
+#: The file by which a folder that `embed` wrote tells its encoder.
+MARK = "cliphouse.json"
 
 #: A range longer than any data set has shards is a slip of the finger.
 _MAX_RANGE = 1_000_000
@@ -90,6 +94,21 @@ def plan(directory: Path, wanted: Iterable[int] | None = None) -> list[Shard]:
             )
         )
     return shards
+
+
+def encoder_of(directory: Path) -> str | None:
+    """The encoder that made the shards of `directory`, if the folder tells.
+
+    Raises:
+        UsageError: it tells, in a way that cannot be read.
+    """
+    path = directory / MARK
+    if not path.is_file():
+        return None
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["encoder"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); remove it, and name the encoder with --encoder") from error
 
 
 def pending(shards: Sequence[Shard], done: Iterable[int]) -> list[Shard]:

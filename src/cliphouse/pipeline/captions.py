@@ -1,0 +1,253 @@
+"""Captions that lie beside pictures, joined to them by name, never by position."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
+
+#: What a table's column may be called that names the picture, best first; compared without case.
+NAME_COLUMNS = (
+    *("image_path", "file_name", "filename", "file", "file_path", "filepath", "path"),
+    *("image", "image_name", "key"),
+)
+#: What a caption may be called, best first; compared without case.
+CAPTION_COLUMNS = ("caption", "text", "txt", "title", "description", "label")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
+#: Longer than this is a document beside a picture, not its caption.
+_MAX_CAPTION_FILE = 2**20
+
+#: Ends by which text comes with a picture of the same name.
+TEXT, JSON = ".txt", ".json"
+
+
+class Unusable(Exception):
+    """Why a picture must wait: what is said of it cannot be read, or contradicts itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is known of a picture besides its pixels; `more` keeps the source's own names."""
+
+    caption: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def describe(fields: Mapping[str, Any], *, naming: str = "") -> Description:
+    """The caption among `fields`, and the rest of what is not empty; `naming` is the column that names the picture."""
+    lower = {name.lower(): name for name in reversed(list(fields))}
+    caption = next((lower[name] for name in CAPTION_COLUMNS if isinstance(fields.get(lower.get(name, "")), str)), None)
+    more = {
+        name: value
+        for name, value in fields.items()
+        if value not in (None, "") and name != caption and (name != naming or name.lower() == "key")
+    }
+    return Description(None if caption is None else clean_caption(fields[caption]), more)
+
+
+def clean_caption(text: str) -> str | None:
+    """`text` without the white space around it; None if nothing is left."""
+    return text.strip() or None
+
+
+def read_text(path: Path) -> str | None:
+    """The caption in a text file."""
+    return clean_caption(_read(path).decode("utf-8-sig", "replace"))
+
+
+def read_json(data: bytes | Path) -> Description:
+    """The description in a JSON file, or none if it holds something else than an object.
+
+    Raises:
+        Unusable: it is not JSON.
+    """
+    try:
+        fields = json.loads(_read(data) if isinstance(data, Path) else data)
+    except (ValueError, RecursionError) as error:
+        name = data.name if isinstance(data, Path) else "its JSON"
+        raise Unusable(f"description cannot be read: {name}: {str(error).splitlines()[0]}") from None
+    return describe(fields) if isinstance(fields, dict) else Description()
+
+
+def combine(text: str | None, *described: Description) -> Description:
+    """One description of several, the first that says something winning."""
+    caption = next((each for each in (text, *(one.caption for one in described)) if each), None)
+    more: dict[str, Any] = {}
+    for one in reversed(described):
+        more |= one.more
+    return Description(caption, more)
+
+
+def join(names: Iterable[str | None], pictures: Collection[str]) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Which rows of a table describe each picture, and why some pictures cannot be told.
+
+    `names` are the table's, by row; `pictures` are paths below the table's folder, with forward slashes. A name means
+    the picture of this path, else of this path without its ending, else of this file name anywhere, else of this file
+    name without its ending; so `cat` describes `cat.jpg` and `cat.png` beside each other. A name that fits pictures in
+    several places describes none of them.
+    """
+    views: tuple[Callable[[str], str], ...] = (str, _without_ending, _file_name, _key)
+    indexes: list[dict[str, list[str]]] = [defaultdict(list) for _ in views]
+    for picture in pictures:
+        for view, index in zip(views, indexes, strict=True):
+            index[view(picture)].append(picture)
+    rows: dict[str, list[int]] = defaultdict(list)
+    doubts: dict[str, str] = {}
+    for row, name in enumerate(names):
+        wanted = str(PurePosixPath((name or "").strip().replace("\\", "/")))
+        found = next((index[wanted] for index in indexes if wanted in index), [])
+        if len({_without_ending(picture) for picture in found}) > 1:
+            doubts |= dict.fromkeys(found, f"{name!r} also fits {found[0]} and {found[1]}")
+        else:
+            for picture in found:
+                rows[picture].append(row)
+    return dict(rows), doubts
+
+
+class Table:
+    """A CSV, TSV, parquet or JSON lines file that names pictures.
+
+    `pictures` are those it may describe, as paths below `folder`, the one it lies in or belongs to.
+    """
+
+    def __init__(self, path: Path, folder: Path, pictures: Collection[str]) -> None:
+        self.path = path
+        self._folder = folder
+        self._pictures = pictures
+        self._broken = ""
+
+    def of(self, picture: str) -> Description:
+        """What the table says of `picture`: nothing, if it does not name it.
+
+        Raises:
+            Unusable: the table cannot be read, or says two things.
+        """
+        rows, doubts = self._joined
+        if self._broken:
+            raise Unusable(f"description cannot be read: {self.path.name}: {self._broken}")
+        if picture in doubts:
+            raise Unusable(f"ambiguous description: in {self.path.name}, {doubts[picture]}")
+        found = [self._row(row) for row in rows.get(picture, ())]
+        if len({one.caption for one in found}) > 1:
+            where = ", ".join(str(row + 1) for row in rows[picture][:5])
+            raise Unusable(f"ambiguous description: {self.path.name} has several captions for it, in rows {where}")
+        return found[0] if found else Description()
+
+    def complete(self, found: Description, picture: str) -> Description:
+        """`found` and what the table adds. If that is in doubt, a picture that has a caption of its own does without.
+
+        Raises:
+            Unusable: as `of`, for a picture without a caption.
+        """
+        try:
+            return combine(found.caption, found, self.of(picture))
+        except Unusable:
+            if found.caption is None:
+                raise
+            return found
+
+    def failed(self) -> list[tuple[str, str]]:
+        """The names that it marks as not downloaded, with their status; img2dataset lists these too."""
+        status = _column(self._table.column_names, ("status",))
+        if status is None or self._naming is None:
+            return []
+        pairs = zip(self._names, self._table.column(status).to_pylist(), strict=True)
+        return [(str(name), str(state)) for name, state in pairs if state not in (None, "", "success")]
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        try:
+            return _read_table(self.path)
+        except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+            self._broken = str(error).splitlines()[0]
+            return pa.table({})
+
+    @property
+    def _naming(self) -> str | None:
+        return _column(self._table.column_names, NAME_COLUMNS)
+
+    @property
+    def _names(self) -> list[str | None]:
+        names = [] if self._naming is None else self._table.column(self._naming).to_pylist()
+        return [None if name is None else self._relative(str(name)) for name in names]
+
+    @cached_property
+    def _joined(self) -> tuple[dict[str, list[int]], dict[str, str]]:
+        return join(self._names, self._pictures)
+
+    def _relative(self, name: str) -> str:
+        """`name` as a path below the folder: absolute ones, and those that start where the table lies."""
+        path = self.path.parent / name
+        return path.relative_to(self._folder).as_posix() if path.is_relative_to(self._folder) else name
+
+    def _row(self, row: int) -> Description:
+        return describe(self._table.slice(row, 1).to_pylist()[0], naming=self._naming or "")
+
+
+def _read_table(path: Path) -> pa.Table:
+    """The table in `path`, numbers in text formats kept as they are written: 000000123 is a key."""
+    if path.suffix.lower() == ".parquet":
+        plain = [each.name for each in pq.read_schema(path) if not (_nested(each.type) or _binary(each.type))]
+        return pq.read_table(path, columns=plain)
+    if path.suffix.lower() == ".jsonl":
+        return pajson.read_json(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+    delimiter, names = _header(header)
+    return pacsv.read_csv(
+        path,
+        parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pacsv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+        ),
+    )
+
+
+def _header(line: str) -> tuple[str, Sequence[str]]:
+    """The delimiter under which the header has a column that names pictures; a comma if none has."""
+    split = {delimiter: next(csv.reader([line], delimiter=delimiter), []) for delimiter in ",\t;|"}
+    found = next((each for each, names in split.items() if _column(names, NAME_COLUMNS)), ",")
+    return found, split[found]
+
+
+def _column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
+    lower = {name.lower(): name for name in names}
+    return next((lower[name] for name in wanted if name in lower), None)
+
+
+def _nested(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_nested(kind))
+
+
+def _binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_CAPTION_FILE)
+    except OSError as error:
+        raise Unusable(f"description cannot be read: {path.name}: {error.strerror}") from error
+
+
+def _without_ending(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))
+
+
+def _file_name(path: str) -> str:
+    return PurePosixPath(path).name
+
+
+def _key(path: str) -> str:
+    return PurePosixPath(path).stem

@@ -1,0 +1,207 @@
+"""What `embed` can be pointed at: a folder, a tar, a parquet file, one picture, a list of paths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cliphouse.errors import UsageError
+from cliphouse.pipeline.captions import (
+    JSON,
+    TABLE_SUFFIXES,
+    TEXT,
+    Description,
+    Table,
+    Unusable,
+    clean_caption,
+    combine,
+    read_json,
+    read_text,
+)
+from cliphouse.pipeline.containers import companion, count_in, from_parquet, from_tar, is_tar, picture_column, tar_stem
+from cliphouse.pipeline.decode import suffixes
+from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of
+from cliphouse.pipeline.plan import MARK
+
+Listed = Iterable[str | Path | tuple[str | Path, str]]
+
+
+class Source:
+    """What `embed` is pointed at: a folder, a tar, a parquet file, one picture, or a list of paths.
+
+    A list holds paths, or pairs of a path and its caption.
+    """
+
+    def __init__(self, src: str | Path | Listed) -> None:
+        self._listed: Listed | None = None
+        if not isinstance(src, (str, Path)):
+            self._listed, self.name, self.prefix = src, "the list", ""
+            return
+        # Resolved once: the same folder by another way is the same source.
+        self._path = Path(os.path.realpath(Path(src).expanduser()))
+        if not self._path.exists():
+            raise UsageError(f"there is nothing at {src}; give a folder of pictures, a tar, a parquet file or a list")
+        self.name = str(self._path)
+        #: What the paths of all its items begin with.
+        self.prefix = as_text(self._path) + ("/" if self._is_container else "")
+
+    def items(self, done: Container[str]) -> Iterator[Found]:
+        """Every picture, in a stable order. Those whose path is in `done` are named and not read."""
+        if self._listed is not None:
+            yield from _from_list(self._listed, done)
+        elif self._path.is_dir():
+            yield from _from_folder(self._path, done)
+        elif is_tar(self._path.name):
+            yield from from_tar(self._path, done)
+        elif self._path.suffix.lower() == ".parquet":
+            yield from from_parquet(self._path, done)
+        else:
+            yield from _from_list([self._path], done)
+
+    def count(self) -> int:
+        """How many items there will be, about; 0 if it cannot be told without reading them."""
+        if self._listed is not None:
+            return len(self._listed) if isinstance(self._listed, Sequence) else 0
+        if not self._path.is_dir():
+            return count_in(self._path) if self._is_container else 1
+        total = 0
+        for listing in _listings(self._path):
+            total += len(listing.pictures) + sum(count_in(listing.folder / name) for name in listing.containers)
+        return total
+
+    @property
+    def _is_container(self) -> bool:
+        return self._path.is_dir() or is_tar(self._path.name) or self._path.suffix.lower() == ".parquet"
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listing:
+    """One folder: its pictures, its tars and parquets of pictures, and the tables that describe pictures below it."""
+
+    folder: Path
+    problem: str = ""
+    names: frozenset[str] = frozenset()
+    pictures: Sequence[str] = ()
+    containers: Sequence[str] = ()
+    tables: Sequence[str] = ()
+
+
+def _listings(root: Path) -> Iterator[_Listing]:
+    """`root` and the folders below it, each once, in order of name.
+
+    Left out: what is hidden (cameras and systems keep their own things there), and folders that `embed` wrote.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            status = folder.stat()
+            with os.scandir(folder) as entries:
+                found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+        except OSError as error:
+            yield _Listing(folder=folder, problem=f"cannot be opened: {error.strerror}")
+            continue
+        files = [name for name, is_folder in found if not is_folder]
+        if (status.st_dev, status.st_ino) in seen or MARK in files:  # a link that leads back, or our own output
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders = [name for name, is_folder in found if is_folder]
+        waiting += [folder / name for name in reversed(folders)]
+        containers = [name for name in files if is_tar(name) or picture_column(folder / name)]
+        # img2dataset's 00000.parquet tells of the folder 00000 or of 00000.tar, and of nothing else.
+        owned = {tar_stem(name) for name in files if is_tar(name)}.union(folders)
+        yield _Listing(
+            folder=folder,
+            names=frozenset(files),
+            pictures=[name for name in files if Path(name).suffix.lower() in suffixes()],
+            containers=containers,
+            tables=[
+                name
+                for name in files
+                if Path(name).suffix.lower() in TABLE_SUFFIXES
+                and name not in containers
+                and Path(name).stem not in owned
+            ],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The tables that describe the pictures below `folder`."""
+
+    folder: Path
+    tables: Sequence[Table]
+
+
+def _from_folder(root: Path, done: Container[str]) -> Iterator[Found]:
+    scopes: list[_Scope] = []  # from the root down to the folder at work
+    for listing in _listings(root):
+        folder = listing.folder
+        if listing.problem:
+            yield Missing(as_text(folder), listing.problem)
+        while scopes and not folder.is_relative_to(scopes[-1].folder):
+            scopes.pop()
+        own = companion(folder) if folder != root else None
+        if paths := [*([own] if own else []), *(folder / name for name in listing.tables)]:
+            below = [
+                (each.folder / name).relative_to(folder).as_posix()
+                for each in _listings(folder)
+                for name in each.pictures
+            ]
+            scopes.append(_Scope(folder, [Table(path, folder, below) for path in paths]))
+            if own:
+                yield from failed(scopes[-1].tables[0])
+        for name in listing.pictures:
+            path = folder / name
+            yield _from_file(path, path.relative_to(root).as_posix(), listing.names, done, scopes=scopes)
+        for name in listing.containers:
+            inside = folder / name
+            yield from from_tar(inside, done) if is_tar(name) else from_parquet(inside, done)
+
+
+def _from_file(
+    path: Path,
+    key: str,
+    names: Container[str],
+    done: Container[str],
+    *,
+    scopes: Sequence[_Scope] = (),
+    caption: str | None = None,
+) -> Found:
+    """The picture at `path`, with what the files of the same name beside it say (`names` lists what is there)."""
+    identity = as_text(path)
+    if identity in done:
+        return Known(identity)
+    text, more = path.with_suffix(TEXT), path.with_suffix(JSON)
+    try:
+        found = combine(
+            caption or (read_text(text) if text.name in names else None),
+            read_json(more) if more.name in names else Description(),
+        )
+        for scope in reversed(scopes):
+            for table in scope.tables:
+                found = table.complete(found, path.relative_to(scope.folder).as_posix())
+    except Unusable as doubt:
+        return Missing(identity, str(doubt))
+    return item_of(identity, key, path, found, url=path.as_uri())
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+def _from_list(listed: Listed, done: Container[str]) -> Iterator[Found]:
+    for each in listed:
+        name, caption = each if isinstance(each, tuple) else (each, None)
+        given = Path(name).expanduser()
+        path = Path(os.path.realpath(given.parent)) / given.name
+        if path.is_dir():
+            yield Missing(as_text(path), "not a file: list its pictures, or give the folder itself")
+            continue
+        beside = {other.name for other in (path.with_suffix(TEXT), path.with_suffix(JSON)) if other.is_file()}
+        yield _from_file(path, as_text(name), beside, done, caption=clean_caption(caption or ""))
