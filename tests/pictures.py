@@ -68,7 +68,7 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
 
 
 def img2dataset(place: Path, layout: str, colours: Mapping[str, str]) -> Path:
-    """What img2dataset writes for these keys and colours, one more that it could not download, and its table shuffled."""
+    """What img2dataset writes for these keys and colours, one more that it could not download, the table reversed."""
     place.mkdir(parents=True, exist_ok=True)
     rows = [
         {

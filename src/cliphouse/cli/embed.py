@@ -37,7 +37,10 @@ def source_options(function: F) -> F:
         help="Refuse larger pictures before they are decoded.",
     )(function)
     function = click.option(
-        "-0", "--null", is_flag=True, help="With SRC -, paths end in NUL, as find -print0 ends them."
+        "-0",
+        "--null",
+        is_flag=True,
+        help="With SRC -, paths end in NUL, as find -print0 ends them, and have no captions.",
     )(function)
     return click.argument("src")(function)
 
@@ -169,8 +172,10 @@ def _source(src: str, null: bool) -> str | Listed:
         return src
     # As file names are: bytes that are no UTF-8 come through.
     text = sys.stdin.buffer.read().decode(sys.getfilesystemencoding(), "surrogateescape")
-    lines = (line.removesuffix("\r") for line in text.split("\n")) if not null else text.split("\0")
-    return [(path, caption) if tab else path for path, tab, caption in (line.partition("\t") for line in lines) if path]
+    if null:
+        return [path for path in text.split("\0") if path]
+    parts = (line.removesuffix("\r").partition("\t") for line in text.split("\n"))
+    return [(path, caption) if tab else path for path, tab, caption in parts if path]
 
 
 def _cache(location: Location, collection: str) -> Path | None:

@@ -66,7 +66,8 @@ def prepare_directory(path: Path, *, create: bool) -> None:
         entries = {entry.name for entry in path.iterdir()} - {"lost+found"}
     except OSError as error:
         raise StorageError(f"cannot create or read {path}: {error.strerror}; choose another --db") from error
-    if entries and not entries & {"metadata", "store", "data"}:
+    # A database without tables is what the first two are; the engine that began it may have been killed then.
+    if entries and not (entries >= {"status", "tmp"} or entries & {"metadata", "store", "data"}):
         raise UsageError(f"{path} holds other files and no database; choose an empty or a new directory as --db")
     holder = directory_holder(path)
     if holder is not None and holder != os.getpid():

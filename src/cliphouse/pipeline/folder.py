@@ -78,6 +78,8 @@ class EmbedFolder:
                 raise UsageError(f"{path} holds shards that `cliphouse embed` did not write; use another folder")
             if finished and stored != encoder.name:
                 raise EncoderMismatch(collection=str(path), stored=stored or "", given=encoder.name, kind="folder")
+            if stored is not None:
+                _tidy(path)
             facts = {"cliphouse": 1, "encoder": encoder.name, "dim": encoder.dim, "source": source}
             with replacing(path / MARK) as file:
                 file.write(json.dumps(facts, indent=2).encode() + b"\n")
@@ -110,7 +112,6 @@ class EmbedFolder:
         image = self.path / "img_emb" / f"img_emb_{name}.npy"
         text = self.path / "text_emb" / f"text_emb_{name}.npy"
         metadata = self.path / "metadata" / f"metadata_{name}.parquet"
-        text.unlink(missing_ok=True)  # of a run that was killed
         if texts is not None:
             with replacing(text) as file:
                 np.save(file, np.stack(texts))
@@ -126,6 +127,16 @@ class EmbedFolder:
         )
         self.number += 1
         return shard
+
+
+def _tidy(path: Path) -> None:
+    """Remove what killed runs left: files half written, and those of shards that have no image embeddings."""
+    files = discover(path)
+    for part in path.glob("*/*.part"):
+        part.unlink(missing_ok=True)
+    for kind in ("text", "metadata"):
+        for number in files[kind].keys() - files["image"].keys():
+            files[kind][number].unlink(missing_ok=True)
 
 
 def paths_in(shard: Shard) -> list[str]:

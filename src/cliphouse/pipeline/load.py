@@ -90,6 +90,8 @@ def load(
                 shard=number,
             )
         done.add(number)
+    for number in done & _stagings(engine, info.name):
+        _drop(engine, staging_name(info.name, number))  # of a loader that died after its last step but one
     by_number = {each.shard.number: each for each in opened}
     todo = [shard.number for shard in pending([each.shard for each in opened], done)]
     rows = 0
@@ -237,6 +239,16 @@ def _comment(engine: Engine, table: str) -> str | None:
     sql = "SELECT comment FROM system.tables WHERE database = currentDatabase() AND name = {name:String}"
     rows = engine.query(Query(sql=sql, parameters={"name": table})).rows
     return str(rows[0][0]) if rows else None
+
+
+def _stagings(engine: Engine, collection: str) -> set[int]:
+    """The shards that have a staging table."""
+    sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, {prefix:String})"
+    prefix = staging_name(collection, 0).removesuffix("0")
+    endings = (
+        str(row[0]).removeprefix(prefix) for row in engine.query(Query(sql=sql, parameters={"prefix": prefix})).rows
+    )
+    return {int(ending) for ending in endings if ending.isdecimal()}
 
 
 def _drop(engine: Engine, table: str) -> None:
