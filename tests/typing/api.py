@@ -8,7 +8,20 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cliphouse import Collection, Encoder, Hit, Hits, IndexConfig, IndexState, LoadReport, Progress, Query, SearchParams
+from cliphouse import (
+    Collection,
+    EmbedReport,
+    Encoder,
+    Hit,
+    Hits,
+    IndexConfig,
+    IndexState,
+    LoadReport,
+    Progress,
+    Query,
+    SearchParams,
+    embed,
+)
 
 
 def show(progress: Progress) -> None:
@@ -16,9 +29,14 @@ def show(progress: Progress) -> None:
     print(label, progress.done / progress.total)
 
 
+written: EmbedReport = embed("photos", Path("shards"), encoder="clip-vit-b32", shard_size=1000, progress=show)
+skipped: int = sum(written.skipped.values())
+
 with Collection.open("chdb:///data/laion") as collection:
     report: LoadReport = collection.load("shards", shards="0-9,12", storage="bfloat16", progress=show)
     collection.load(Path("shards"), shards=[1, 2])
+    added: EmbedReport = collection.add("photos", work="work", max_pixels=10_000_000, progress=show)
+    added = collection.add([Path("a.jpg"), ("b.jpg", "a caption")], storage="float32")
     hits: Hits = collection.search(
         "a red car", k=10, exact=True, where="width > 100", column="text", columns=("width",)
     )
