@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ from PIL import Image, features
 
 from cliphouse import Collection, Progress, embed
 from cliphouse.encoders.words import COLOURS, WordEncoder
-from cliphouse.errors import EncoderMismatch, EncoderUnavailable, NoPictures, UnknownEncoder, UsageError
+from cliphouse.errors import (
+    EncoderMismatch,
+    EncoderUnavailable,
+    NoPictures,
+    ShardError,
+    StorageFull,
+    UnknownEncoder,
+    UsageError,
+)
 from cliphouse.pipeline import ahead
 from cliphouse.pipeline import embed as job
 from cliphouse.pipeline.plan import plan
@@ -273,6 +282,16 @@ def test_keys_of_a_parquet_file_that_come_twice(tmp_path: Path) -> None:
     assert report.skipped == {"not unique": 1, "no picture in its row": 1}
 
 
+def test_rows_without_keys_are_told_apart(tmp_path: Path) -> None:
+    pictures = [{"bytes": data(colour), "path": "image.jpg"} for colour in ("red", "blue", "pink")]
+    pq.write_table(pa.table({"image": pictures, "caption": ["a", "b", "c"]}), tmp_path / "in.parquet")
+    pq.write_table(pa.table({"jpg": [data("red"), data("blue")]}), tmp_path / "bare.parquet")
+    _, rows = _embed(tmp_path / "in.parquet", tmp_path / "out")
+    assert [row["caption"] for row in rows.values()] == ["a", "b", "c"]
+    assert list(_embed(tmp_path / "bare.parquet", tmp_path / "bare")[1]) == ["row 1", "row 2"]
+    assert _embed(tmp_path / "in.parquet", tmp_path / "out")[0].known == 3
+
+
 def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     """Stored lying, shown standing: the red half comes to the top."""
     picture = Image.new("RGB", (40, 20), COLOURS["blue"])
@@ -485,6 +504,36 @@ def test_nothing_to_embed_is_an_error_with_its_reasons(tmp_path: Path) -> None:
     with pytest.raises(NoPictures, match=r"skipped 1: 1 empty file; see .*skipped.jsonl") as caught:
         embed(tmp_path / "in", tmp_path / "out", encoder="test-words")
     assert caught.value.skipped == {"empty file": 1}
+
+
+def test_a_full_disk_is_said_and_keeps_what_was_whole(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "in", 9)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.raises(StorageFull, match=r"no space left on .*; what was complete is kept"):
+            embed(tmp_path / "in", disk / "out", encoder="test-words", shard_size=1)
+        written = len(plan(disk / "out"))
+        assert 0 < written < 9
+        subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
+        report, rows = _embed(tmp_path / "in", disk / "out")
+        assert (report.known, report.pictures, len(rows)) == (written, 9 - written, 9)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_shard_that_was_damaged_since_is_named(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "in", 2)
+    embed(tmp_path / "in", tmp_path / "out", encoder="test-words")
+    (tmp_path / "out" / "metadata" / "metadata_0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ShardError, match=r"shard 0: cannot read .*metadata_0.parquet"):
+        embed(tmp_path / "in", tmp_path / "out", encoder="test-words")
+    (tmp_path / "out" / "cliphouse.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"cliphouse.json cannot be read .*; remove it"):
+        embed(tmp_path / "in", tmp_path / "out", encoder="test-words")
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -85,5 +85,13 @@ def test_a_table_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"file,caption\na.jpg,one\nb.jpg,two,three,four\n")
     with pytest.raises(Unusable, match=r"description cannot be read: t.csv: .*Expected 2 columns, got 4"):
         Table(tmp_path / "t.csv", tmp_path, ["a.jpg"]).of("a.jpg")
-    (tmp_path / "u.csv").write_text("name;what\na.jpg;one\n")
-    assert Table(tmp_path / "u.csv", tmp_path, ["a.jpg"]).of("a.jpg").caption is None
+    (tmp_path / "other.csv").write_text("name;what\na.jpg;one\n")
+    assert Table(tmp_path / "other.csv", tmp_path, ["a.jpg"]).of("a.jpg").caption is None
+
+
+def test_a_table_may_be_separated_and_quoted_as_people_do(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('\ufeffFile;Text;id\n"./a.jpg";"one; ""two""\nthree";007\n', "utf-8")
+    found = Table(tmp_path / "t.csv", tmp_path, ["a.jpg"]).of("a.jpg")
+    assert (found.caption, found.more) == ('one; "two"\nthree', {"id": "007"})
+    (tmp_path / "train.csv").write_text("image,label\ntrain\\b.jpg,bee\n")
+    assert Table(tmp_path / "train.csv", tmp_path / "train", ["b.jpg"]).of("b.jpg").caption == "bee"

@@ -54,7 +54,7 @@ def progress_bars() -> Iterator[ProgressCallback | None]:
             if progress.label not in tasks:
                 for done in tasks.values():
                     bars.update(done, visible=False)
-                tasks[progress.label] = bars.add_task(progress.label, unit=progress.unit)
+                tasks[progress.label] = bars.add_task(progress.label, total=progress.total, unit=progress.unit)
             bars.update(tasks[progress.label], completed=progress.done, total=progress.total)
 
         yield show
@@ -65,7 +65,7 @@ class _RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s")
+        return Text("" if speed is None else f"{speed:,.{0 if speed >= 10 else 1}f} {task.fields['unit']}/s")
 
 
 def print_hits(hits: Hits, form: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from cliphouse import catalog
 from cliphouse.engine import Engine
 from cliphouse.engine.url import EmbeddedLocation
-from cliphouse.errors import DimensionMismatch, ShardError
+from cliphouse.errors import DimensionMismatch, NoPictures, ShardError
 from cliphouse.index import definitions
 from cliphouse.pipeline import load
 from cliphouse.pipeline.embed import EmbedOptions, run
@@ -37,7 +37,7 @@ from cliphouse.types import (
 
 #: Inside an embedded database's directory: on its disk, moved and deleted with it.
 WORK = "cliphouse-add"
-_TEXT_INDEX = "no caption, and the text index needs one in every row; drop it first: cliphouse index drop --column text"
+_TEXT_INDEX = "no caption: the text index needs one in every row; drop it first: cliphouse index drop --column text"
 
 
 def add(
@@ -74,7 +74,12 @@ def add(
         if "text_embedding" in definitions(engine, info.name):
             options = replace(options, captionless=_TEXT_INDEX)
         done = adder.paths(source.prefix)
-        report = run(source, folder, encoder, done, options=options, progress=progress, finished=adder.bring_in)
+        try:
+            report = run(source, folder, encoder, done, options=options, progress=progress, finished=adder.bring_in)
+        except NoPictures as error:
+            if lasting:
+                raise
+            raise NoPictures(error.source, error.skipped, None) from error
         return replace(
             report,
             skipped_list=report.skipped_list if lasting else None,
@@ -105,7 +110,7 @@ class _Adder:
                 paths = paths_in(shard)
                 if self._may_enter(shard, paths, source):
                     self._load(shard)
-            except (ShardError, OSError):
+            except ShardError:
                 pass  # its pictures are encoded again, or are in
             remove(shard)
 

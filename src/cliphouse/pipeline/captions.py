@@ -104,8 +104,9 @@ def join(names: Iterable[str | None], pictures: Collection[str]) -> tuple[dict[s
     rows: dict[str, list[int]] = defaultdict(list)
     doubts: dict[str, str] = {}
     for row, name in enumerate(names):
-        wanted = str(PurePosixPath((name or "").strip().replace("\\", "/")))
-        found = next((index[wanted] for index in indexes if wanted in index), [])
+        given = (name or "").strip()
+        forms = [str(PurePosixPath(form)) for form in dict.fromkeys((given, given.replace("\\", "/")))]
+        found = next((index[form] for form in forms for index in indexes if form in index), [])
         if len({_without_ending(picture) for picture in found}) > 1:
             doubts |= dict.fromkeys(found, f"{name!r} also fits {found[0]} and {found[1]}")
         else:
@@ -187,8 +188,11 @@ class Table:
 
     def _relative(self, name: str) -> str:
         """`name` as a path below the folder: absolute ones, and those that start where the table lies."""
-        path = self.path.parent / name
-        return path.relative_to(self._folder).as_posix() if path.is_relative_to(self._folder) else name
+        for form in (name, name.replace("\\", "/")):
+            path = self.path.parent / form
+            if path.is_relative_to(self._folder):
+                return path.relative_to(self._folder).as_posix()
+        return name
 
     def _row(self, row: int) -> Description:
         return describe(self._table.slice(row, 1).to_pylist()[0], naming=self._naming or "")

@@ -122,12 +122,13 @@ def from_parquet(path: Path, done: Container[str]) -> Iterator[Found]:
 def _from_row(row: dict[str, Any], column: str, place: str, number: int, seen: set[str], done: Container[str]) -> Found:
     held = row.pop(column)
     inside = held if isinstance(held, dict) else {"bytes": held}
-    # A file without keys is told apart by row: nothing else in it is sure to differ.
     key = as_text(str(row.get("key") or inside.get("path") or f"row {number}"))
-    identity = f"{place}/{key}"
-    if key in seen:
-        return Missing(f"{identity} (row {number})", "not unique: an earlier row has its key")
+    if key in seen and row.get("key"):
+        return Missing(f"{place}/{key} (row {number})", "not unique: an earlier row has its key")
+    if key in seen:  # a file without keys: nothing but its place is sure to tell a row from others
+        key = f"{key} (row {number})"
     seen.add(key)
+    identity = f"{place}/{key}"
     if identity in done:
         return Known(identity)
     status = row.get("status") or "success"

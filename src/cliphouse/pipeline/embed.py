@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliphouse.encoders import LAION_ENCODER, load_encoder
-from cliphouse.errors import InvalidImage, NoPictures, UsageError
+from cliphouse.errors import InvalidImage, NoPictures, StorageError, UsageError
 from cliphouse.pipeline.ahead import BUDGET_BYTES, Decoded, decoded
 from cliphouse.pipeline.decode import MAX_PIXELS, quiet
 from cliphouse.pipeline.folder import SKIPPED, EmbedFolder, paths_in
@@ -66,6 +66,7 @@ def embed(
 
     Raises:
         NoPictures: not one picture could be embedded.
+        StorageError: `out` cannot be written to.
         UsageError: `src` or `out` cannot be used; `EncoderMismatch` if `out` was made by another encoder.
         UnknownEncoder, EncoderUnavailable: the encoder cannot run here.
     """
@@ -99,7 +100,7 @@ def run(
             for batch in _batches(decoded(job.wanted(), max_pixels=options.max_pixels)):
                 job.take(batch)
     except BaseException:
-        with suppress(OSError):  # a full disk, and that is what ended it
+        with suppress(StorageError):  # a full disk, and that is what ended it
             job.finished = lambda _: None
             job.flush()
         raise

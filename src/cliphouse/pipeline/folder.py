@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cliphouse.errors import EncoderMismatch, UsageError
+from cliphouse.errors import EncoderMismatch, ShardError, StorageError, StorageFull, UsageError
 from cliphouse.pipeline.items import as_text
 from cliphouse.pipeline.plan import MARK, discover, encoder_of, plan
 from cliphouse.types import Encoder, Shard
@@ -140,9 +141,19 @@ def _tidy(path: Path) -> None:
 
 
 def paths_in(shard: Shard) -> list[str]:
-    """The paths of a shard's pictures."""
-    paths: list[str] = pq.read_table(shard.metadata, columns=["image_path"]).column(0).to_pylist()
-    return paths
+    """The paths of a shard's pictures.
+
+    Raises:
+        ShardError: its metadata cannot be read.
+    """
+    try:
+        table = pq.read_table(shard.metadata, columns=["image_path"])
+        return [str(path) for path in table.column("image_path").to_pylist()]
+    except (OSError, KeyError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise ShardError(
+            f"cannot read {shard.metadata}: {reason}; remove this shard's files, and embed again", shard=shard.number
+        ) from error
 
 
 def remove(shard: Shard) -> None:
@@ -154,15 +165,23 @@ def remove(shard: Shard) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that comes into place as `path` when the block succeeds, and is on disk then."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A file that comes into place as `path` when the block succeeds, and is on disk then.
+
+    Raises:
+        StorageError: it cannot be written; `StorageFull` if there is no room.
+    """
     part = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StorageFull(str(path.parent)) from error
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
 

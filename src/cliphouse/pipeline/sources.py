@@ -45,7 +45,7 @@ class Source:
             raise UsageError(f"there is nothing at {src}; give a folder of pictures, a tar, a parquet file or a list")
         self.name = str(self._path)
         #: What the paths of all its items begin with.
-        self.prefix = as_text(self._path) + ("/" if self._is_container else "")
+        self.prefix = as_text(self._path).rstrip("/") + ("/" if self._is_container else "")
 
     def items(self, done: Container[str]) -> Iterator[Found]:
         """Every picture, in a stable order. Those whose path is in `done` are named and not read."""
