@@ -216,6 +216,8 @@ def test_captions_that_cannot_be_read_hold_their_pictures_back(tmp_path: Path) -
     (tmp_path / "in" / "a.json").write_text('{"caption": "cut sh')
     (tmp_path / "in" / "b.json").write_text('{"caption": "whole", "tags": ["x", "y"], "width": 1}')
     (tmp_path / "in" / "broken.parquet").write_bytes(b"PAR1 and nothing more")
+    (tmp_path / "in" / "sales.csv").write_text("month,sum\nMay,1,2,3\n")
+    (tmp_path / "in" / "log.jsonl").write_text('{"event": 1}\nno JSON\n')
     report, rows = _embed(tmp_path / "in", tmp_path / "out")
     assert (rows["b.png"]["caption"], rows["b.png"]["tags"], rows["b.png"]["width"]) == ("whole", '["x", "y"]', 24)
     assert list(rows) == ["b.png"]
@@ -246,7 +248,7 @@ def test_bad_pictures_are_skipped_and_named_and_the_rest_goes_on(tmp_path: Path)
     reasons = _skipped(tmp_path / "out")
     for name, (_, reason) in BAD.items():
         assert reasons.pop(name).startswith(reason)
-    assert reasons == {"absent.png": "cannot be opened: No such file or directory", "pipe.png": "not a file"}
+    assert reasons == {"absent.png": "cannot be opened: No such file or directory", "pipe.png": "empty file"}
     assert report.skipped["too large"] == 2
     assert report.skipped_list == tmp_path / "out" / "skipped.jsonl"
 
@@ -413,11 +415,12 @@ def test_decoded_pictures_that_wait_are_bounded(tmp_path: Path, monkeypatch: pyt
 def test_a_list_of_paths_with_and_without_captions(tmp_path: Path) -> None:
     red, blue = draw(tmp_path / "a" / "x.png"), draw(tmp_path / "b" / "x.png", "blue")
     (tmp_path / "b" / "x.txt").write_text("from beside")
-    listed = [(str(red), "from the list"), blue, str(red), tmp_path / "absent.png", tmp_path / "a"]
+    listed = [(str(red), "from the list"), blue, str(red), tmp_path / "absent.png", tmp_path / "a", "x" * 999, "a\0b"]
     report = embed(listed, tmp_path / "out", encoder="test-words")
     captions = {row["image_path"]: row["caption"] for row in rows_of(plan(tmp_path / "out"))}
     assert captions == {str(red): "from the list", str(blue): "from beside"}
-    assert (report.known, report.skipped) == (1, {"cannot be opened": 1, "not a file": 1})
+    assert embed([(red, "again")], tmp_path / "out", encoder="test-words").known == 1
+    assert (report.known, report.skipped) == (1, {"cannot be opened": 3, "not a file": 1})
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:

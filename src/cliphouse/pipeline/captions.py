@@ -60,6 +60,11 @@ def clean_caption(text: str) -> str | None:
     return text.strip() or None
 
 
+def is_failure(status: object) -> bool:
+    """Whether this is img2dataset's word for a picture that it could not get; other sources mean other things."""
+    return isinstance(status, str) and status.startswith("failed_to_")
+
+
 def read_text(path: Path) -> str | None:
     """The caption in a text file."""
     return clean_caption(_read(path).decode("utf-8-sig", "replace"))
@@ -163,7 +168,7 @@ class Table:
         if status is None or self._naming is None:
             return []
         pairs = zip(self._names, self._table.column(status).to_pylist(), strict=True)
-        return [(str(name), str(state)) for name, state in pairs if state not in (None, "", "success")]
+        return [(str(name), state) for name, state in pairs if is_failure(state)]
 
     @cached_property
     def _table(self) -> pa.Table:
@@ -203,11 +208,13 @@ def _read_table(path: Path) -> pa.Table:
     if path.suffix.lower() == ".parquet":
         plain = [each.name for each in pq.read_schema(path) if not (_nested(each.type) or _binary(each.type))]
         return pq.read_table(path, columns=plain)
-    if path.suffix.lower() == ".jsonl":
-        return pajson.read_json(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-    delimiter, names = _header(header)
+        first = file.readline()
+    if path.suffix.lower() == ".jsonl":
+        return pajson.read_json(path) if _column(_fields(first), NAME_COLUMNS) else pa.table({})
+    delimiter, names = _header(first)
+    if not _column(names, NAME_COLUMNS):  # a table of something else
+        return pa.table({})
     return pacsv.read_csv(
         path,
         parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
@@ -215,6 +222,14 @@ def _read_table(path: Path) -> pa.Table:
             column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
         ),
     )
+
+
+def _fields(line: str) -> Iterable[str]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return ()
+    return value if isinstance(value, dict) else ()
 
 
 def _header(line: str) -> tuple[str, Sequence[str]]:

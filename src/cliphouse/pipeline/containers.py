@@ -22,6 +22,7 @@ from cliphouse.pipeline.captions import (
     clean_caption,
     combine,
     describe,
+    is_failure,
     read_json,
 )
 from cliphouse.pipeline.decode import suffixes
@@ -131,8 +132,7 @@ def _from_row(row: dict[str, Any], column: str, place: str, number: int, seen: s
     identity = f"{place}/{key}"
     if identity in done:
         return Known(identity)
-    status = row.get("status") or "success"
-    if status == "success" and inside.get("bytes") is None:
+    if inside.get("bytes") is None and not is_failure(row.get("status")):
         return Missing(identity, "no picture in its row")
     return item_of(identity, key, inside.get("bytes") or b"", describe(row))
 

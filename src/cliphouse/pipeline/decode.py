@@ -88,10 +88,11 @@ def open_header(data: bytes | Path, *, max_pixels: int = MAX_PIXELS, name: str =
     """
     name = name or (str(data) if isinstance(data, Path) else "picture")
     try:
-        if isinstance(data, Path) and data.exists() and not data.is_file():
-            raise InvalidImage(name, "not a file")  # a pipe would keep us waiting
-        file: IO[bytes] = data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
-    except OSError as error:
+        if isinstance(data, Path):
+            file: IO[bytes] = io.BytesIO() if data.is_fifo() else data.open("rb")  # a pipe would keep us waiting
+        else:
+            file = io.BytesIO(data)
+    except (OSError, ValueError) as error:
         raise InvalidImage(name, f"cannot be opened: {_line(error)}") from error
     try:
         image = _identify(file, name)

@@ -70,6 +70,8 @@ class EmbedFolder:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UsageError(f"another process embeds into {path}; wait for it, or use another folder") from None
+            except OSError:  # a file system without locks
+                pass
             stored = encoder_of(path)
             if disposable and stored not in (None, encoder.name):
                 for shard in plan(path) if discover(path)["image"] else ():
@@ -95,7 +97,8 @@ class EmbedFolder:
 
     def skip(self, path: str, reason: str) -> None:
         """List a picture that could not be embedded. The list is that of the last run: each run tries them again."""
-        self._skipped.write(json.dumps({"image_path": path, "reason": reason}, ensure_ascii=False) + "\n")
+        line = json.dumps({"image_path": path, "reason": reason}, ensure_ascii=False)
+        self._skipped.write(as_text(line) + "\n")
         self._skipped.flush()
 
     def write(
@@ -133,8 +136,9 @@ class EmbedFolder:
 def _tidy(path: Path) -> None:
     """Remove what killed runs left: files half written, and those of shards that have no image embeddings."""
     files = discover(path)
-    for part in path.glob("*/*.part"):
-        part.unlink(missing_ok=True)
+    for folder in ("img_emb", "text_emb", "metadata"):
+        for part in path.glob(f"{folder}/*.part"):
+            part.unlink(missing_ok=True)
     for kind in ("text", "metadata"):
         for number in files[kind].keys() - files["image"].keys():
             files[kind][number].unlink(missing_ok=True)

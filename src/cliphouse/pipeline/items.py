@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cliphouse.pipeline.captions import Description, Table
+from cliphouse.pipeline.captions import Description, Table, is_failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +44,8 @@ def item_of(
 ) -> Item | Missing:
     """The picture, unless its description says that there is none. `url` is used where the description has none."""
     more = dict(found.more)
-    status = more.pop("status", "success")
-    if status != "success":
-        return Missing(identity, f"not downloaded: {status}")
+    if is_failure(more.get("status")):
+        return Missing(identity, f"not downloaded: {more['status']}")
     if url is not None and not more.get("url"):
         more["url"] = url
     caption = None if found.caption is None else as_text(found.caption)

@@ -199,9 +199,13 @@ def _from_list(listed: Listed, done: Container[str]) -> Iterator[Found]:
     for each in listed:
         name, caption = each if isinstance(each, tuple) else (each, None)
         given = Path(name).expanduser()
-        path = Path(os.path.realpath(given.parent)) / given.name
-        if path.is_dir():
-            yield Missing(as_text(path), "not a file: list its pictures, or give the folder itself")
+        try:
+            path = Path(os.path.realpath(given.parent)) / given.name
+            if path.is_dir():
+                yield Missing(as_text(path), "not a file: list its pictures, or give the folder itself")
+                continue
+            beside = {other.name for other in (path.with_suffix(TEXT), path.with_suffix(JSON)) if other.is_file()}
+        except (OSError, ValueError) as error:
+            yield Missing(as_text(given), f"cannot be opened: {getattr(error, 'strerror', None) or error}")
             continue
-        beside = {other.name for other in (path.with_suffix(TEXT), path.with_suffix(JSON)) if other.is_file()}
         yield _from_file(path, as_text(name), beside, done, caption=clean_caption(caption or ""))
