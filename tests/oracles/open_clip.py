@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import warnings
 from pathlib import Path
 
 import torch
 
-try:
-    import open_clip
-except (ImportError, RuntimeError):  # torchvision asks torch for operators that its own library would have declared
+_library: object = None
+
+
+def _declare_operators() -> None:
+    """Give torchvision's Python part the operators that its own library would have declared; none is called."""
+    global _library  # torch forgets the operators with the object
     _library = torch.library.Library("torchvision", "DEF")
-    _spec = importlib.util.find_spec("torchvision")
-    if _spec is None or _spec.origin is None:
-        raise
-    _source = (Path(_spec.origin).parent / "_meta_registrations.py").read_text()
-    for _name in sorted(set(re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', _source))):
-        _library.define(_name + "(Tensor x) -> Tensor")  # schemas only; none is called
-    import open_clip
+    spec = importlib.util.find_spec("torchvision")
+    assert spec is not None
+    source = (Path(str(spec.origin)).parent / "_meta_registrations.py").read_text()
+    for name in sorted(set(re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', source))):
+        _library.define(name + "(Tensor x) -> Tensor")
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    try:
+        import open_clip
+    except (ImportError, RuntimeError):
+        _declare_operators()
+        import open_clip
 
 __all__ = ["open_clip", "torch"]
