@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cliphouse import catalog, functions, index, queries, schema, search
 from cliphouse.encoders import LAION_ENCODER, known_dim, load_encoder, open_image
+from cliphouse.encoders.access import ANYWHERE
 from cliphouse.engine import Engine, connect
 from cliphouse.errors import (
     DimensionMismatch,
@@ -76,6 +77,7 @@ class Collection:
         schema.identifier(name)
         self.engine = engine
         self.name = name
+        self.image_access = ANYWHERE  # what encode_image may open in SQL
         self._encoder = encoder
         self._searches = 0
         # What the last look at the catalogue said: asking again for every search would take longer than many do.
@@ -346,7 +348,7 @@ class Collection:
             # SQL may be asked before there is a collection, as in the tutorial: its encoder is LAION's.
             return load_encoder(LAION_ENCODER) if self._encoder is None else _resolve(self._encoder)
 
-        functions.install(self.engine, encoder)
+        functions.install(self.engine, encoder, self.image_access)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from cliphouse.cli.index import index
 from cliphouse.cli.options import Invocation, debug_option
 from cliphouse.cli.search import search
 from cliphouse.cli.sql import sql
+from cliphouse.cli.udf import udf
 from cliphouse.errors import CliphouseError
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -40,7 +41,7 @@ def cli() -> None:
     """
 
 
-for command in (load, search, index, sql, status):
+for command in (load, search, index, sql, status, udf):
     cli.add_command(command)
 
 
