@@ -75,7 +75,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_the_engine_reads_the_definitions_as_they_are_meant(server: Server) -> None:
-    options = "type, format, send_chunk_header, return_type, argument_types[1], pool_size"
+    options = "toString(type), format, send_chunk_header, return_type, argument_types[1], pool_size"
     timeouts = "command_read_timeout, command_write_timeout, max_command_execution_time"
     sql = f"SELECT {options}, {timeouts} FROM system.user_defined_functions WHERE load_status = 'Success' ORDER BY name"
     for row in server.collection.sql(sql).to_pylist():
