@@ -28,11 +28,17 @@ _CACHED_VECTORS = 1024
 
 
 def _wrapper(function: str) -> str:
-    """The body of a SQL function over `t`, in the words in which the engine repeats it. NULL becomes an empty array."""
+    """The body of a SQL function over `t`, in the words in which the engine repeats it. NULL becomes an empty array.
+
+    Bytes that are no UTF-8 become U+FFFD: chDB cannot hand them to Python.
+    """
+    constant, column = (
+        f"reinterpret(assumeNotNull({function}(toValidUTF8({argument}))), 'Array(Float32)')"
+        for argument in ("c", "CAST(t, 'Nullable(String)')")
+    )
     return (
         f"if(startsWith(toColumnTypeName(t), 'Const'), "
-        f"(SELECT reinterpret(assumeNotNull({function}(c)), 'Array(Float32)') FROM `values`('c Nullable(String)', t)), "
-        f"reinterpret(assumeNotNull({function}(CAST(t, 'Nullable(String)'))), 'Array(Float32)'))"
+        f"(SELECT {constant} FROM `values`('c Nullable(String)', t)), {column})"
     )
 
 

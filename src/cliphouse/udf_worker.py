@@ -101,7 +101,7 @@ def serve(source: BinaryIO, sink: BinaryIO, report: BinaryIO, load: Callable[[],
 def complain(report: BinaryIO, message: str) -> None:
     """Write one line, of a length that the server reads as a whole."""
     line = " ".join(message.split()).encode(errors="backslashreplace")
-    report.write(line[:_LONGEST_MESSAGE] + b"\n")
+    report.write(line[:_LONGEST_MESSAGE].decode(errors="ignore").encode() + b"\n")  # whole characters
     report.flush()
 
 

@@ -164,8 +164,21 @@ def test_null_has_no_embedding_and_is_an_empty_array(counted: tuple[Collection, 
     assert [len(v) for v in found.column("v").to_pylist()] == [256, 0, 256, 0]
     assert collection.sql("SELECT encode_text(NULL) AS v").column("v").to_pylist() == [[]]
     assert texts == [CAPTIONS[0], CAPTIONS[2]]
-    with pytest.raises(EngineError, match="different"):
+    with pytest.raises(EngineError, match="equal sizes"):
         collection.sql("SELECT cosineDistance(text_embedding, encode_text(NULL)) FROM laion")
+
+
+def test_a_directory_that_holds_only_functions_opens_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Collection.open(tmp_path / "db", encoder="test-words") as collection:
+            assert collection.sql("SELECT length(encode_text('a')) AS n").column("n").to_pylist() == [256]
+
+
+def test_bytes_that_are_no_text_do_no_harm(embedded: Collection) -> None:
+    assert embedded.sql("SELECT length(encode_text(unhex('ff2061'))) AS n").column("n").to_pylist() == [256]
+    for path in (r"a\0b", r"\xff.png"):
+        with pytest.raises(InvalidImage, match="cannot read the picture"):
+            embedded.sql(f"SELECT encode_image('{path}')")
 
 
 def test_a_session_that_may_only_read_encodes_too(embedded: Collection) -> None:
@@ -217,6 +230,20 @@ def test_the_functions_survive_reopening_and_follow_the_encoder(embedded: Collec
     for _ in range(2):
         with Collection.open(path) as again:
             assert len(again.sql("SELECT encode_text('a') AS v").column("v")[0].as_py()) == 256
+
+
+def test_the_functions_are_stored_once_and_replace_those_of_an_older_version(embedded: Collection) -> None:
+    path = embedded.engine.location.path
+    embedded.engine.command(
+        "CREATE FUNCTION encode_text AS t -> (SELECT reinterpret(assumeNotNull(_encode_text(t)), 'Array(Float32)'))"
+    )
+    assert embedded.sql("SELECT sum(length(encode_text(caption))) AS n FROM laion").column("n").to_pylist() == [8 * 256]
+    stored = {file: file.stat().st_ino for file in path.rglob("function_encode_*.sql")}
+    assert len(stored) == 2
+    embedded.close()
+    with Collection.open(path) as again:
+        again.sql("SELECT encode_text('a')")
+    assert {file: file.stat().st_ino for file in path.rglob("function_encode_*.sql")} == stored
 
 
 def test_an_encoder_that_cannot_run_says_so(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -39,12 +39,8 @@ class Server:
 
 
 def _serve(exported: Path) -> subprocess.Popen[str]:
-    options = urlencode(
-        {
-            "user_defined_executable_functions_config": exported / "*_function.xml",
-            "user_scripts_path": exported / "user_scripts",
-        },
-        quote_via=lambda text, *_: text,
+    options = (
+        f"user_defined_executable_functions_config={exported}/*_function.xml&user_scripts_path={exported}/user_scripts"
     )
     program = Path(__file__).parents[1] / "clickhouse_http.py"
     return subprocess.Popen([sys.executable, str(program), options], stdout=subprocess.PIPE, text=True)

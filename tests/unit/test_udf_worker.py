@@ -52,3 +52,10 @@ def test_a_model_that_does_not_load_ends_the_process_with_one_line(body: str, sa
 def test_a_server_that_asks_nothing_gets_nothing() -> None:
     ended = _run("raise AssertionError", b"")
     assert (ended.stdout, ended.stderr, ended.returncode) == (b"", b"", 0)
+
+
+def test_the_worker_imports_neither_an_engine_nor_a_shell() -> None:
+    heavy = ("chdb", "clickhouse_connect", "pyarrow", "pandas", "click", "rich", "sqlglot")
+    program = f"import sys, cliphouse.udf_worker; print([name for name in {heavy!r} if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def udf() -> None:
 @click.option(
     "--python",
     type=click.Path(path_type=Path),
-    default=Path(sys.executable),
+    default=_DEFAULTS.python,
     metavar="PATH",
     help="Python on the server that has cliphouse installed; by default the one that runs this command.",
 )

@@ -65,10 +65,10 @@ def prepare_directory(path: Path, *, create: bool) -> None:
             path.mkdir(parents=True)
         if not path.is_dir():
             raise UsageError(f"{path} is a file; --db takes a directory")
-        entries = {entry.name for entry in path.iterdir()} - {"lost+found"}
+        entries = {entry.name for entry in path.iterdir()} - {"lost+found", "tmp"}
     except OSError as error:
         raise StorageError(f"cannot create or read {path}: {error.strerror}; choose another --db") from error
-    if entries and not entries & {"metadata", "store", "data"}:
+    if entries and not entries & {"metadata", "store", "data", "user_defined"}:
         raise UsageError(f"{path} holds other files and no database; choose an empty or a new directory as --db")
     holder = directory_holder(path)
     if holder is not None and holder != os.getpid():
@@ -108,7 +108,7 @@ class _Failures:
     query reports, such as one in a pass of the analyser, is forgotten when newer ones come.
     """
 
-    _KEPT = 1024
+    _KEPT = 256
 
     def __init__(self) -> None:
         self._by_key: dict[str, CliphouseError] = {}
