@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cliphouse.encoders import LAION_ENCODER, SPECS
+from cliphouse.encoders import LAION_ENCODER, known_dim
 from cliphouse.errors import UnknownEncoder, UsageError
 
 SCRIPT = "cliphouse_encode"
@@ -68,8 +68,8 @@ class Export:
     pool_size: int = 2
 
     def __post_init__(self) -> None:
-        if self.encoder not in SPECS:
-            raise UnknownEncoder(self.encoder, SPECS)
+        if known_dim(self.encoder) is None:
+            raise UnknownEncoder(self.encoder, [LAION_ENCODER])
         if self.pool_size < 1:
             raise UsageError(f"the pool needs at least one process, got {self.pool_size}")
 
