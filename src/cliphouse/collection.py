@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cliphouse import catalog, functions, index, queries, schema, search
 from cliphouse.encoders import LAION_ENCODER, known_dim
+from cliphouse.encoders.access import ANYWHERE
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.engine import Engine, connect
 from cliphouse.errors import (
@@ -82,6 +83,7 @@ class Collection:
         schema.identifier(name)
         self.engine = engine
         self.name = name
+        self.image_access = ANYWHERE  # what encode_image may open in SQL
         self._chosen = Chosen(encoder, device)
         self._searches = 0
         # What the last look at the catalogue said: asking again for every search would take longer than many do.
@@ -354,7 +356,7 @@ class Collection:
             # SQL may be asked before there is a collection, or one that names its encoder, as in the tutorial.
             return self._chosen.load(info if info is not None and info.encoder else None)
 
-        functions.install(self.engine, encoder)
+        functions.install(self.engine, encoder, self.image_access)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@
         EncoderMismatch               exit 2  http 400
         InvalidVector                 exit 2  http 400
         InvalidImage                  exit 2  http 400
+        ImageNotAllowed               exit 2  http 403
         InvalidFilter                 exit 2  http 400
         UnknownDatabase               exit 2  http 404
         UnknownCollection             exit 2  http 404
@@ -89,6 +90,16 @@ class InvalidImage(UsageError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"cannot read the picture {path}: {reason}")
+        self.path = path
+
+
+class ImageNotAllowed(UsageError):
+    """A picture that SQL may not open here."""
+
+    http_status = 403
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"encode_image may not open {path}: {reason}")
         self.path = path
 
 

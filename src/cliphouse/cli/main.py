@@ -16,6 +16,7 @@ from cliphouse.cli.index import index
 from cliphouse.cli.options import Invocation, debug_option
 from cliphouse.cli.search import search
 from cliphouse.cli.sql import sql
+from cliphouse.cli.udf import udf
 from cliphouse.errors import CliphouseError
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -42,7 +43,7 @@ def cli() -> None:
     """
 
 
-for command in (load, search, index, sql, status, encoder):
+for command in (load, search, index, sql, status, encoder, udf):
     cli.add_command(command)
 
 

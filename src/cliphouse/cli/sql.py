@@ -51,7 +51,8 @@ def sql(
     Statements end with a semicolon; several run one after the other in one session, so that SET lasts. Without QUERY
     they are read from standard input, or typed: the shell has a history, and a statement may take several lines.
 
-    In an embedded database, encode_text('...') and encode_image('/path') give the embedding of a text or a picture.
+    encode_text('...') and encode_image('/path') give the embedding of a text or a picture; on a server they are there
+    after cliphouse udf export.
 
     \b
     Examples:

@@ -15,7 +15,17 @@ from cliphouse.encoders.specs import LAION_ENCODER, MODELS
 from cliphouse.errors import EncoderUnavailable, IncompleteWeights, UnknownEncoder, UsageError
 from cliphouse.types import Encoder
 
-__all__ = ["BUILT_IN", "LAION_ENCODER", "MODELS", "known_dim", "load_encoder", "name_of", "open_image", "space_of"]
+__all__ = [
+    "BUILT_IN",
+    "LAION_ENCODER",
+    "MODELS",
+    "known_dim",
+    "load_encoder",
+    "location_of",
+    "name_of",
+    "open_image",
+    "space_of",
+]
 
 #: Where encoders run unless told otherwise: cpu or cuda.
 DEVICE_VARIABLE = "CLIPHOUSE_DEVICE"
@@ -64,6 +74,12 @@ def name_of(encoder: str) -> str:
     if found is None:
         raise IncompleteWeights(Path(encoder), "there is no such folder")
     return found.spec.name
+
+
+def location_of(encoder: str) -> str:
+    """The folder of `encoder` as an absolute path, which means the same to other users; its name if it has no files."""
+    found = None if encoder in BUILT_IN else store.find(encoder)
+    return str(found.folder.resolve()) if found else encoder
 
 
 def known_dim(encoder: str) -> int | None:
