@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench report clean
+.PHONY: demo test test-oracle check bench report clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest
+
+# The same encoders on PyTorch, for comparison: takes a processor's build of torch where there is one.
+TORCH ?= torch==2.13.0
+test-oracle: $(VENV)/oracle
+	$(BIN)/python -m pytest tests/encoders
 
 check: $(VENV)/check
 	$(BIN)/ruff format --check .
@@ -31,7 +36,14 @@ $(VENV)/bin/python:
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[clip]'
+	touch $@
+
+# torchvision is wanted for its transforms alone; tests/oracles/open_clip.py says how it bears with any torch.
+$(VENV)/oracle: $(VENV)/test
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --no-deps 'open_clip_torch>=3,<4' 'torchvision<0.29' 'timm>=1,<2'
+	$(BIN)/python -m pip install --quiet --group oracle
 	touch $@
 
 $(VENV)/test $(VENV)/check $(VENV)/bench: $(VENV)/%: $(VENV)/installed

@@ -1,7 +1,7 @@
-"""`make demo`: draw pictures, embed them into shards, load them, and ask, with the commands a user would type.
+"""`make demo`: embed real pictures, load them, index them and ask, offline, with the commands a user would type.
 
-The encoder is `test-words`, which knows words and colours and needs no model, so a text finds pictures by what is in
-their pixels. The data are LAION-layout shards like any other.
+The pictures are emoji of several vendors and public-domain clip art (demo/PICTURES.md); the encoder is the small one
+that comes with cliphouse (training/README.md). The data are LAION-layout shards like any other.
 """
 
 from __future__ import annotations
@@ -10,49 +10,69 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from demo.pictures import draw_all, write_shards
-from demo.sheet import write_sheet
+from cliphouse import Collection
+from demo.pictures import unpack
+from demo.sheet import Answer, write_sheet
 
-PLACE = Path("demo-data")
-DB = str(PLACE / "db")
-TUTORIAL_QUERY = (
-    "SELECT caption FROM laion ORDER BY cosineDistance(text_embedding, encode_text('a large yellow star')) ASC LIMIT 3"
+PLACE, DB, SHEET = Path("demo-data"), Path("cliphouse-demo"), Path("demo.png")
+QUERIES = Path(__file__).parent / "queries"
+#: Half of these words stand in no caption: the text side of the encoder knows what they mean.
+TEXTS = (
+    "a red fruit",
+    "canine",
+    "something to drink",
+    "a musical instrument",
+    "timepiece",
+    "frightened",
 )
+SHOWN, ACROSS = 5, 9
 
 
 def main() -> int:
     """Run the demo; return the exit code of the first command that fails."""
-    shutil.rmtree(PLACE, ignore_errors=True)
-    pictures = draw_all(PLACE / "pictures")
-    shards = write_shards(PLACE / "shards", pictures)
-    print(
-        f"Drew {len(pictures)} pictures and wrote their embeddings as {shards} shards in the LAION layout, in {PLACE}."
-    )
-    commands = (
-        ["load", str(PLACE / "shards"), "--encoder", "test-words", "--db", DB],
-        ["search", "something green", "-k", "4", "--db", DB],
-        ["search", "--image", str(pictures[0].path), "-k", "4", "--where", "caption LIKE '%star'", "--db", DB],
-        ["search", "a small purple ring", "--in", "text", "-k", "3", "--db", DB],
-        ["sql", TUTORIAL_QUERY, "--db", DB],
-        ["index", "build", "--db", DB],
-        ["search", "--like", "100000007", "-k", "3", "--format", "jsonl", "--db", DB],
-        ["status", "--db", DB],
-    )
-    for command in commands:
+    started = time.perf_counter()
+    for place in (PLACE, DB):
+        shutil.rmtree(place, ignore_errors=True)
+    count = unpack(PLACE / "pictures")
+    print(f"{count:,} pictures with captions, in {PLACE / 'pictures'}; where they come from: demo/PICTURES.md")
+    for command in (
+        ["embed", str(PLACE / "pictures"), str(PLACE / "shards"), "--encoder", "demo"],
+        ["load", str(PLACE / "shards"), "--db", str(DB)],
+        ["index", "build", "--db", str(DB)],
+    ):
         print(f"\n$ cliphouse {shlex.join(command)}", flush=True)
         code = subprocess.run([sys.executable, "-m", "cliphouse", *command], check=False).returncode
         if code:
             return code
-    sheet = PLACE / "answers.png"
-    write_sheet(sheet, DB, ["red", "something green", "blue and yellow", "black"])
+    with Collection.open(DB) as collection:
+        answers = [ask(collection, question) for question in (*TEXTS, *sorted(QUERIES.glob("*.png")))]
+    write_sheet(SHEET, answers, across=ACROSS)
+    cliphouse = Path(sys.executable).parent / "cliphouse"
     print(
-        f"\nThe answers as pictures: {sheet}"
-        f"\nGo on with your own shards:  {Path(sys.executable).parent}/cliphouse load DIR"
-        f"\nor ask the demo more:        {Path(sys.executable).parent}/cliphouse sql --db {DB}"
+        f"\nThe answers as pictures: {SHEET} (all of it took {time.perf_counter() - started:.0f} s)\n"
+        "\nTry next:"
+        f'\n  {cliphouse} search "feline" -k 20 --db {DB}'
+        f"\n  {cliphouse} sql \"SELECT caption FROM laion ORDER BY cosineDistance(image_embedding, encode_text('sea'))"
+        f' LIMIT 5" --db {DB}'
+        f"\n  {cliphouse} add ~/Pictures --db my-pictures --encoder demo"
+        "\nThe demo encoder is small; for the real CLIP: cliphouse encoder fetch clip-vit-b32"
     )
     return 0
+
+
+def ask(collection: Collection, question: str | Path) -> Answer:
+    """Search by a text or a picture, and print what came with its distances and the time it took."""
+    start = time.perf_counter()
+    hits = collection.search(question, k=ACROSS, columns=("image_path",))
+    seconds = time.perf_counter() - start
+    shown = shlex.join(["--image", str(question)] if isinstance(question, Path) else [question])
+    print(f"\n$ cliphouse search {shown} --db {DB}    # {1000 * seconds:.0f} ms, {hits.plan.path}")
+    for hit in hits[:SHOWN]:
+        print(f"  {hit.distance:.3f}  {hit.caption}")
+    return Answer(question=question, pictures=[(Path(hit.image_path), hit.caption) for hit in hits])
 
 
 if __name__ == "__main__":

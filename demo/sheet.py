@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cliphouse import Collection
-
-CELL, LABEL, ACROSS = 140, 26, 8
+CELL, HEAD, FOOT, MARGIN = 128, 34, 34, 12
 
 
-def write_sheet(path: Path, db: str, questions: Sequence[str]) -> None:
-    """Search for each question and draw the first eight pictures of its answer beside each other."""
-    font = ImageFont.load_default(size=15)
-    sheet = Image.new("RGB", (ACROSS * CELL, len(questions) * (CELL + LABEL)), "white")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What was asked, a text or a picture, and the files and captions that came, nearest first."""
+
+    question: str | Path
+    pictures: Sequence[tuple[Path, str]]
+
+
+def write_sheet(path: Path, answers: Sequence[Answer], *, across: int) -> None:
+    """Draw the first `across` pictures of every answer beside each other, with their captions."""
+    large, small = ImageFont.load_default(size=20), ImageFont.load_default(size=12)
+    row = HEAD + CELL + FOOT + MARGIN
+    sheet = Image.new("RGB", (across * (CELL + MARGIN) + MARGIN, len(answers) * row + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
-    with Collection.open(db) as collection:
-        for row, question in enumerate(questions):
-            top = row * (CELL + LABEL)
-            draw.text((8, top + 5), question, fill="black", font=font)
-            for column, hit in enumerate(collection.search(question, k=ACROSS, columns=("image_path",))):
-                with Image.open(hit.image_path) as picture:
-                    sheet.paste(picture, (column * CELL + 6, top + LABEL))
+    for number, answer in enumerate(answers):
+        top, left = number * row + MARGIN, MARGIN
+        if isinstance(answer.question, Path):
+            draw.text((left, top), "like this picture:", fill="black", font=large)
+            _paste(sheet, answer.question, left + 180, top - 6, HEAD + 2)
+        else:
+            draw.text((left, top), answer.question, fill="black", font=large)
+        for picture, caption in answer.pictures[:across]:
+            _paste(sheet, picture, left, top + HEAD, CELL)
+            lines = textwrap.wrap(caption, 20, max_lines=2, placeholder="...")
+            draw.multiline_text((left, top + HEAD + CELL + 2), "\n".join(lines), fill="#555", font=small)
+            left += CELL + MARGIN
     sheet.save(path)
+
+
+def _paste(sheet: Image.Image, file: Path, left: int, top: int, side: int) -> None:
+    with Image.open(file) as picture:
+        shown = picture.convert("RGBA")
+        shown.thumbnail((side, side))
+        sheet.paste(shown, (left + (side - shown.width) // 2, top + (side - shown.height) // 2), shown)

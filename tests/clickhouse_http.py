@@ -1,8 +1,8 @@
 """ClickHouse's HTTP interface over an in-memory chDB, for tests of the server path where no server is installed.
 
-Run as a program it prints its port and serves until it is killed. It knows queries, parameters, settings, sessions,
-inserts, one user with a password, and errors with ClickHouse's codes; it is the real engine behind a thin shell, not
-an imitation of one.
+Run as a program, perhaps with options of chDB's, it prints its port and serves until it is killed. It knows queries,
+parameters, settings, sessions, inserts, one user with a password, and errors with ClickHouse's codes; it is the real
+engine behind a thin shell, not an imitation of one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import email
 import re
+import sys
 import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,19 +28,20 @@ TRANSPORT = {
 
 
 class Sessions:
-    """Connections by session; a request without one gets its own."""
+    """Connections by session; a request without one gets its own. `options` are chDB's, as in a URL."""
 
-    def __init__(self) -> None:
-        self.keep = chdb.connect(":memory:")  # the database lives while one connection does
+    def __init__(self, options: str = "") -> None:
+        self.place = f":memory:?{options}" if options else ":memory:"
+        self.keep = chdb.connect(self.place)  # the database lives while one connection does
         self.by_name: dict[str, Any] = {}
         self.lock = threading.Lock()
 
     def connection(self, name: str | None) -> Any:
         with self.lock:
             if name is None:
-                return chdb.connect(":memory:")
+                return chdb.connect(self.place)
             if name not in self.by_name:
-                self.by_name[name] = chdb.connect(":memory:")
+                self.by_name[name] = chdb.connect(self.place)
             return self.by_name[name]
 
 
@@ -136,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    Handler.sessions = Sessions()
+    Handler.sessions = Sessions(*sys.argv[1:])
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     print(server.server_port, flush=True)
     server.serve_forever()

@@ -12,11 +12,24 @@ import pytest
 
 from cliphouse import Collection
 from cliphouse.cli.main import main
+from cliphouse.encoders import store
 from cliphouse.engine import connect
 from tests.clickhouse_http import PASSWORD, USER
 from tests.data import write_shard
 
 SHARED = Path(__file__).parents[2] / "shared"
+#: Where real weights are, if somebody fetched them; every other test sees an empty place of its own.
+ENCODERS_OF_THE_USER = store.home()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def encoders_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of encoders that tests, and the commands they start, see."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("encoders")
+        patch.setenv(store.HOME_VARIABLE, str(home))
+        patch.delenv("CLIPHOUSE_DEVICE", raising=False)
+        yield home
 
 
 @pytest.fixture(scope="session")

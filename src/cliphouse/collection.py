@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cliphouse import catalog, functions, index, queries, schema, search
-from cliphouse.encoders import LAION_ENCODER, load_encoder, open_image
+from cliphouse.encoders import space_of
+from cliphouse.encoders.access import ANYWHERE
+from cliphouse.encoders.chosen import Chosen
+from cliphouse.encoders.images import MAX_PIXELS
 from cliphouse.engine import Engine, arrow_table, connect
 from cliphouse.errors import (
     EncoderMismatch,
@@ -20,7 +23,6 @@ from cliphouse.errors import (
     UsageError,
 )
 from cliphouse.pipeline import add, load, plan, read
-from cliphouse.pipeline.decode import MAX_PIXELS
 from cliphouse.pipeline.embed import EmbedOptions
 from cliphouse.pipeline.sources import Listed, Source
 from cliphouse.types import (
@@ -53,11 +55,18 @@ DEFAULT_STORAGE: Storage = "bfloat16"
 class Collection:
     """One table of pictures, embedded or on a server. Safe to use from several threads at once."""
 
-    def __init__(self, engine: Engine, name: str = DEFAULT_NAME, encoder: str | Encoder | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        name: str = DEFAULT_NAME,
+        encoder: str | Encoder | None = None,
+        device: str | None = None,
+    ) -> None:
         schema.identifier(name)
         self.engine = engine
         self.name = name
-        self._encoder = encoder
+        self.image_access = ANYWHERE  # what encode_image may open in SQL
+        self._chosen = Chosen(encoder, device)
         self._searches = 0
         # What the last look at the catalogue said: asking again for every search would take longer than many do.
         self._known: CollectionInfo | None = None
@@ -65,20 +74,27 @@ class Collection:
 
     @classmethod
     def open(
-        cls, url: str | Path, *, name: str = DEFAULT_NAME, encoder: str | Encoder | None = None, create: bool = True
+        cls,
+        url: str | Path,
+        *,
+        name: str = DEFAULT_NAME,
+        encoder: str | Encoder | None = None,
+        device: str | None = None,
+        create: bool = True,
     ) -> Collection:
         """The collection `name` in the database at `url`, which `load` fills if it is new.
 
         `url` is a directory, `chdb:///path`, `chdb://memory`, or `clickhouse://user:password@host:8123/database`.
-        With `create`, a missing data directory is made. `encoder` (a name, or an object with the four attributes of
-        `Encoder`) serves text and picture queries; by default it is the one the collection names.
+        With `create`, a missing data directory is made. `encoder` (a name, the folder of one, or an object with the
+        four attributes of `Encoder`) serves text and picture queries, on `device` ("cpu" or "cuda"); by default it is
+        the one the collection names, on the processor.
 
         Raises:
             UsageError: `url` or `name` is not valid; `UnknownDatabase` if there is nothing and `create` is False.
             EngineError: `DirectoryInUse`, `StorageError`, `EngineUnavailable`, `AuthenticationFailed`.
         """
         schema.identifier(name)
-        return cls(connect(str(url), create=create), name, encoder)
+        return cls(connect(str(url), create=create), name, encoder, device)
 
     def close(self) -> None:
         """Close the database; a data directory becomes free for other processes."""
@@ -118,7 +134,7 @@ class Collection:
             EncoderMismatch: the encoder given to `open` is not the one that made the data.
             UnknownEncoder, EncoderUnavailable: it cannot run here.
         """
-        return self._encoder_for(self.info())
+        return self._chosen.load(self.info())
 
     def status(self) -> Status:
         """Rows, shards, disk by column, indexes, encoder and engine."""
@@ -162,14 +178,16 @@ class Collection:
         planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
         opened = [read.open_shard(shard) for shard in planned]
         made_by = plan.encoder_of(Path(directory))
-        given = _encoder_name(self._encoder)
-        if made_by and given and made_by != given:
+        given = self._chosen.name
+        if made_by and given and space_of(made_by) != space_of(given):
             raise EncoderMismatch(collection=str(directory), stored=made_by, given=given, kind="folder")
         info = self._before_writing(storage)
         if info is None:
-            info = load.describe_new(self.name, opened[0], given or made_by, storage or DEFAULT_STORAGE)
+            info = load.describe_new(
+                self.name, opened[0], given or made_by, self._chosen.dim, storage or DEFAULT_STORAGE
+            )
             return load.load_new(self.engine, info, opened, progress)
-        if made_by and info.encoder and made_by != info.encoder:
+        if made_by and info.encoder and space_of(made_by) != space_of(info.encoder):
             raise EncoderMismatch(collection=self.name, stored=info.encoder, given=made_by)
         return load.load(self.engine, info, opened, progress)
 
@@ -195,7 +213,7 @@ class Collection:
         """
         options, source = EmbedOptions(max_pixels=max_pixels), Source(src)
         info = self._before_writing(storage)
-        encoder = _resolve(self._encoder or LAION_ENCODER) if info is None else self._encoder_for(info)
+        encoder = self._chosen.load(info)
         if info is None:
             info = CollectionInfo(
                 name=self.name, encoder=encoder.name, dim=encoder.dim, storage=storage or DEFAULT_STORAGE
@@ -286,7 +304,7 @@ class Collection:
         if (query is None) == (like is None):
             raise UsageError("give one thing to search for: a text, a picture, a vector, or the id of a row")
         owner = f"collection {self.name!r}"
-        self._check_encoder(info)
+        self._chosen.check(info)
         if like is not None:
             if not -(2**63) <= like < 2**63:
                 raise UnknownItem(self.name, like)
@@ -296,11 +314,8 @@ class Collection:
             if not stored[0][0]:
                 raise UsageError(f"row {like} has no {params.embedding_column}")
             return query_vector(stored[0][0], dim=info.dim, owner=owner)
-        if isinstance(query, str):
-            return query_vector(self._encoder_for(info).encode_texts([query])[0], dim=info.dim, owner=owner)
-        if isinstance(query, Path) or hasattr(query, "convert"):  # a PIL image, told without importing Pillow
-            picture = open_image(query) if isinstance(query, Path) else cast("Image", query)
-            return query_vector(self._encoder_for(info).encode_images([picture])[0], dim=info.dim, owner=owner)
+        if isinstance(query, (str, Path)) or hasattr(query, "convert"):  # a PIL image, told without importing Pillow
+            query = self._chosen.vector(info, cast("str | Path | Image", query))
         return query_vector(cast("ArrayLike", query), dim=info.dim, owner=owner)
 
     # -- its indexes --------------------------------------------------------------------------------------------------
@@ -340,24 +355,12 @@ class Collection:
         info = catalog.find(self.engine, self.name)  # now: a function must not query the engine that called it
 
         def encoder() -> Encoder:
-            if info is not None and (info.encoder or self._encoder):
-                return self._encoder_for(info)
-            # SQL may be asked before there is a collection, as in the tutorial: its encoder is LAION's.
-            return load_encoder(LAION_ENCODER) if self._encoder is None else _resolve(self._encoder)
+            # SQL may be asked before there is a collection, or one that names its encoder, as in the tutorial.
+            return self._chosen.load(info if info is not None and info.encoder else None)
 
-        functions.install(self.engine, encoder)
+        functions.install(self.engine, encoder, self.image_access)
 
     # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _encoder_for(self, info: CollectionInfo) -> Encoder:
-        self._check_encoder(info)
-        return load_encoder(info.encoder) if self._encoder is None else _resolve(self._encoder)
-
-    def _check_encoder(self, info: CollectionInfo) -> None:
-        """An encoder given by hand must be the stored one; a collection that names none takes any."""
-        given = _encoder_name(self._encoder)
-        if given and info.encoder and given != info.encoder:
-            raise EncoderMismatch(collection=self.name, stored=info.encoder, given=given)
 
     def _before_writing(self, storage: Storage | None) -> CollectionInfo | None:
         """The collection as it is, if it is there, after checking that what comes may enter it."""
@@ -366,7 +369,7 @@ class Collection:
         if info is not None:
             if storage not in (None, info.storage):
                 raise UsageError(f"collection {self.name!r} stores {info.storage}, not {storage}; its storage is fixed")
-            self._check_encoder(info)
+            self._chosen.check(info)
         return info
 
     def _searchable(self, params: SearchParams) -> CollectionInfo:
@@ -379,11 +382,3 @@ class Collection:
                 f"collection {self.name!r} has no column {', '.join(unknown)}; it has: {', '.join(info.columns)}"
             )
         return info
-
-
-def _resolve(encoder: str | Encoder) -> Encoder:
-    return load_encoder(encoder) if isinstance(encoder, str) else encoder
-
-
-def _encoder_name(encoder: str | Encoder | None) -> str | None:
-    return encoder if encoder is None or isinstance(encoder, str) else encoder.name

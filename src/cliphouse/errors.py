@@ -9,6 +9,7 @@
         NoPictures                    exit 2  http 400
         InvalidVector                 exit 2  http 400
         InvalidImage                  exit 2  http 400
+        ImageNotAllowed               exit 2  http 403
         InvalidFilter                 exit 2  http 400
         UnknownDatabase               exit 2  http 404
         UnknownCollection             exit 2  http 404
@@ -23,6 +24,12 @@
         MissingColumn                 exit 3  http 422
         InvalidEmbedding              exit 3  http 422
         ShardConflict                 exit 3  http 409
+      WeightsError                    exit 3  http 503  an encoder's files must change
+        InvalidCheckpoint             exit 3  http 422
+        ChecksumMismatch              exit 3  http 503
+        IncompleteWeights             exit 3  http 503
+        PrecisionTooLow               exit 3  http 422
+        DownloadFailed                exit 3  http 503
       InsufficientMemory              exit 4  http 507  a smaller request or a larger machine
       EngineError                     exit 5  http 502  ClickHouse said no
         StorageError                  exit 5  http 507  the data directory cannot be used
@@ -100,6 +107,16 @@ class InvalidImage(UsageError):
         self.path, self.reason = path, reason
 
 
+class ImageNotAllowed(UsageError):
+    """A picture that SQL may not open here."""
+
+    http_status = 403
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"encode_image may not open {path}: {reason}")
+        self.path = path
+
+
 class InvalidFilter(UsageError):
     """A `where` expression that ClickHouse does not accept."""
 
@@ -158,7 +175,7 @@ class UnknownEncoder(UsageError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         super().__init__(
-            f"there is no encoder {name!r} (known: {', '.join(sorted(known))}); search with a vector or an id instead"
+            f"there is no encoder {name!r} (known: {', '.join(sorted(known))}); name one of these, or a folder"
             if name
             else "the collection does not name its encoder; search with a vector or an id, or name one with --encoder"
         )
@@ -235,6 +252,63 @@ class ShardConflict(ShardError):
     """A shard of this number was already loaded from other files."""
 
     http_status = 409
+
+
+class WeightsError(CliphouseError):
+    """An encoder's files are not as they should be."""
+
+    exit_code = 3
+    http_status = 503
+
+
+class InvalidCheckpoint(WeightsError):
+    """A file holds no model that can be made into an encoder."""
+
+    http_status = 422
+
+    def __init__(self, what: str | Path, reason: str) -> None:
+        super().__init__(f"{what} is no checkpoint for this encoder: {reason}")
+        self.reason = reason
+
+
+class ChecksumMismatch(WeightsError):
+    """A file is not the one that its publisher named."""
+
+    def __init__(self, path: str | Path, *, expected: str, found: str) -> None:
+        super().__init__(
+            f"{path} is not the file that was published: sha256 is {found[:16]}..., expected {expected[:16]}...; "
+            "fetch it again, from another mirror if need be"
+        )
+        self.path, self.expected, self.found = Path(path), expected, found
+
+
+class IncompleteWeights(WeightsError):
+    """An encoder's folder lacks a file, or holds a part of one."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"the encoder in {folder} is not whole: {reason}; fetch or export it again")
+        self.folder = folder
+
+
+class PrecisionTooLow(WeightsError):
+    """Smaller weights answer too differently from the full ones."""
+
+    http_status = 422
+
+    def __init__(self, name: str, *, what: str, cosine: float, wanted: float) -> None:
+        super().__init__(
+            f"{name} was not kept: on your sample its {what} vectors have a mean cosine of {cosine:.4f} to full "
+            f"precision, {wanted} is wanted; use the full encoder, or lower --min-cosine knowingly"
+        )
+        self.cosine, self.wanted = cosine, wanted
+
+
+class DownloadFailed(WeightsError):
+    """A file could not be had from where it is published."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"cannot download {url}: {reason}; run the same command again to go on where it stopped")
+        self.url = url
 
 
 class InsufficientMemory(CliphouseError):

@@ -1,9 +1,11 @@
 """`encode_text` and `encode_image` as SQL functions of an embedded database.
 
-chDB calls a Python function once for every row and once for every pass of its analyser, and a query that contains one
-cannot use a vector index. So the Python functions get private names, return bytes, and are wrapped in SQL functions
-whose scalar subquery the engine folds to a constant before it plans: the index stays in use. The few passes that remain
-meet a cache, so the encoder itself runs once for a text.
+chDB calls a Python function once for every row, takes no array from it, and never folds a call to a constant, without
+which a query cannot use a vector index. So the Python functions get private names, return bytes, and are wrapped in SQL
+functions. A constant goes through a scalar subquery, which the engine folds before it plans: the index stays in use.
+Any other argument goes to the function directly, row by row: `values` takes only constants, so for a column the
+analyser finds the subquery invalid and keeps the other branch. A few passes of the analyser remain and meet a cache, so
+the encoder itself runs once for a text.
 """
 
 from __future__ import annotations
@@ -11,44 +13,54 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
-import numpy as np
-
-from cliphouse.encoders import open_image
+from cliphouse.encoders.access import NOWHERE, ImageAccess
+from cliphouse.encoders.cache import image_vector, text_vector
 from cliphouse.engine import Engine
 from cliphouse.errors import UsageError
 from cliphouse.types import Encoder, Query
 
-_CACHED_VECTORS = 1024
-_WRAPPERS = {
-    "encode_text": "(SELECT reinterpret(assumeNotNull(_encode_text(t)), 'Array(Float32)'))",
-    "encode_image": "(SELECT reinterpret(assumeNotNull(_encode_image(t)), 'Array(Float32)'))",
-}
+
+def _wrapper(function: str) -> str:
+    """The body of a SQL function over `t`, in the words in which the engine repeats it. NULL becomes an empty array.
+
+    Bytes that are no UTF-8 become U+FFFD: chDB cannot hand them to Python.
+    """
+    constant, column = (
+        f"reinterpret(assumeNotNull({function}(toValidUTF8({argument}))), 'Array(Float32)')"
+        for argument in ("c", "CAST(t, 'Nullable(String)')")
+    )
+    return (
+        f"if(startsWith(toColumnTypeName(t), 'Const'), "
+        f"(SELECT {constant} FROM `values`('c Nullable(String)', t)), {column})"
+    )
+
+
+_WRAPPERS = {"encode_text": _wrapper("_encode_text"), "encode_image": _wrapper("_encode_image")}
 
 
 @dataclass
 class _State:
-    """chDB's functions belong to the process, so this does too: which encoder they use now."""
+    """chDB's functions belong to the process, so this does too: which encoder they use now, and what they may open."""
 
     encoder: Callable[[], Encoder] | None = None
+    images: ImageAccess = NOWHERE
     registered: bool = False
 
 
 _state, _lock = _State(), threading.Lock()
 
 
-def install(engine: Engine, encoder: Callable[[], Encoder]) -> None:
+def install(engine: Engine, encoder: Callable[[], Encoder], images: ImageAccess) -> None:
     """Give the embedded `engine` both functions; `encoder` is asked for when one is called.
 
-    `encoder` must not query the engine: it is called from inside a query. The encoder installed last is the one that
-    SQL uses, in the whole process.
+    `encode_image` opens what `images` allows. `encoder` must not query the engine: it is called from inside a query.
+    What was installed last is what SQL uses, in the whole process.
     """
     with _lock:
-        _state.encoder = encoder
+        _state.encoder, _state.images = encoder, images
         if not _state.registered:
-            engine.install_function("_encode_text", lambda text: _text(_current(), text))  # type: ignore[arg-type]
+            engine.install_function("_encode_text", _text_of)
             engine.install_function("_encode_image", _image_of)
             _state.registered = True
         # The wrappers are stored with the data, so they are written only where they are missing or of another version.
@@ -65,23 +77,10 @@ def _current() -> Encoder:
     return _state.encoder()
 
 
-@lru_cache(maxsize=_CACHED_VECTORS)
-def _text(encoder: Encoder, text: str) -> bytes:
-    return _row(encoder.encode_texts([text]))
+def _text_of(text: str) -> bytes:
+    return text_vector(_current(), text).astype("<f4", copy=False).tobytes()
 
 
 def _image_of(path: str) -> bytes:
-    try:
-        changed = Path(path).stat().st_mtime_ns
-    except OSError:
-        changed = 0  # opening it says what is wrong
-    return _image(_current(), path, changed)  # type: ignore[arg-type]
-
-
-@lru_cache(maxsize=_CACHED_VECTORS)
-def _image(encoder: Encoder, path: str, changed: int) -> bytes:  # noqa: ARG001  # a changed file is another picture
-    return _row(encoder.encode_images([open_image(path)]))
-
-
-def _row(vectors: np.ndarray) -> bytes:
-    return np.ascontiguousarray(vectors[0], dtype="<f4").tobytes()
+    # Before the cache, which may know it from a time when it was allowed.
+    return image_vector(_current(), _state.images.check(path)).astype("<f4", copy=False).tobytes()

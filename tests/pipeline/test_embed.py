@@ -488,14 +488,12 @@ def test_what_cannot_begin_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_weights_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> object:
-        raise EncoderUnavailable(name, "its weights are not here")
-
-    monkeypatch.setattr(job, "load_encoder", absent)
+def test_missing_weights_are_said(tmp_path: Path) -> None:
     draw_folder(tmp_path / "in", 1)
     with pytest.raises(EncoderUnavailable, match="'clip-vit-b32' cannot run here: its weights are not here"):
         embed(tmp_path / "in", tmp_path / "out")
+    with Collection.open(tmp_path / "db") as collection, pytest.raises(EncoderUnavailable):
+        collection.add(tmp_path / "in")
     assert not (tmp_path / "out").exists()
 
 

@@ -98,7 +98,7 @@ def test_add_as_in_the_help(cliphouse: Cliphouse, db: str, tmp_path: Path, monke
 
 ERRORS = {
     "encoder": (("in", "out", "--encoder", "clop"), "there is no encoder 'clop'"),
-    "weights": (("in", "out", "--encoder", "none-here"), "the encoder 'none-here' cannot run here"),
+    "weights": (("in", "out"), "the encoder 'clip-vit-b32' cannot run here: its weights are not here"),
     "source": (("absent", "out"), "there is nothing at absent"),
     "pixels": (("in", "out", "--max-pixels", "0"), "max_pixels must be at least 1"),
     "null": (("in", "out", "-0"), "--null is about a list on standard input"),
@@ -108,10 +108,6 @@ ERRORS = {
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_errors_are_one_line(cliphouse: Cliphouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    from cliphouse import encoders
-
-    spec = encoders.EncoderSpec(name="none-here", dim=4, source="nowhere", license="none")
-    monkeypatch.setattr(encoders, "SPECS", dict(encoders.SPECS) | {spec.name: spec})
     draw_folder(tmp_path / "in", 1)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)

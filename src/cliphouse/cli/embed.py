@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
-from cliphouse.cli.options import database_options, debug_option, encoder_option, open_collection
+from cliphouse.cli.options import database_options, debug_option, device_option, encoder_option, open_collection
 from cliphouse.cli.render import progress_bars
 from cliphouse.collection import DEFAULT_STORAGE
 from cliphouse.encoders import LAION_ENCODER
+from cliphouse.encoders.images import MAX_PIXELS
 from cliphouse.engine import Location, ServerLocation
 from cliphouse.errors import UsageError
-from cliphouse.pipeline.decode import MAX_PIXELS
 from cliphouse.pipeline.embed import SHARD_SIZE
 from cliphouse.pipeline.embed import embed as embed_pictures
 from cliphouse.pipeline.sources import Listed, Source
@@ -54,13 +54,14 @@ def source_options(function: F) -> F:
     default=LAION_ENCODER,
     show_default=True,
     metavar="NAME",
-    help="Encoder of pictures and captions.",
+    help="Encoder of pictures and captions, by name or folder.",
 )
+@device_option
 @click.option(
     "--shard-size", default=SHARD_SIZE, show_default=True, metavar="N", help="Most pictures that a shard holds."
 )
 @debug_option
-def embed(src: str, out: Path, encoder: str, shard_size: int, max_pixels: int, null: bool) -> None:
+def embed(src: str, out: Path, encoder: str, device: str | None, shard_size: int, max_pixels: int, null: bool) -> None:
     """Embed the pictures in SRC into shards in the folder OUT, for `cliphouse load OUT`.
 
     SRC is a folder with all below it, a webdataset tar, a parquet file with pictures in it, one picture, or - for a
@@ -88,6 +89,7 @@ def embed(src: str, out: Path, encoder: str, shard_size: int, max_pixels: int, n
             _source(src, null),
             out,
             encoder=encoder,
+            device=device,
             shard_size=shard_size,
             max_pixels=max_pixels,
             progress=progress,
@@ -114,6 +116,7 @@ def embed(src: str, out: Path, encoder: str, shard_size: int, max_pixels: int, n
     help="Where shards wait to be loaded; by default in the data directory, for a server in the user's cache.",
 )
 @encoder_option
+@device_option
 @database_options
 def add(
     src: str,
@@ -122,6 +125,7 @@ def add(
     storage: Storage | None,
     work: Path | None,
     encoder: str | None,
+    device: str | None,
     db: str,
     collection: str,
 ) -> None:
@@ -138,7 +142,7 @@ def add(
       cliphouse search "a red car in the snow" --columns image_path
     """
     source = _source(src, null)
-    with _going_on(), open_collection(db, collection, encoder=encoder, create=True) as opened:
+    with _going_on(), open_collection(db, collection, encoder=encoder, device=device, create=True) as opened:
         place = work or _cache(opened.engine.location, collection)
         with progress_bars() as progress:
             report = opened.add(source, storage=storage, work=place, max_pixels=max_pixels, progress=progress)

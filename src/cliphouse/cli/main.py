@@ -12,10 +12,12 @@ import click
 from cliphouse import __version__
 from cliphouse.cli.data import load, status
 from cliphouse.cli.embed import add, embed
+from cliphouse.cli.encoder import encoder
 from cliphouse.cli.index import index
 from cliphouse.cli.options import Invocation, debug_option
 from cliphouse.cli.search import search
 from cliphouse.cli.sql import sql
+from cliphouse.cli.udf import udf
 from cliphouse.errors import CliphouseError
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -38,11 +40,12 @@ def cli() -> None:
     Data lives in ./cliphouse-data unless --db (after the command's name) or CLIPHOUSE_DB says otherwise: a directory,
     or clickhouse://user:password@host:8123/database for a server.
 
-    Exit codes: 0 done, 2 wrong request, 3 bad shard, 4 not enough memory, 5 ClickHouse or storage, 130 interrupted.
+    Exit codes: 0 done, 2 wrong request, 3 bad shard or weights, 4 not enough memory, 5 ClickHouse or storage,
+    130 interrupted.
     """
 
 
-for command in (load, embed, add, search, index, sql, status):
+for command in (load, embed, add, search, index, sql, status, encoder, udf):
     cli.add_command(command)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliphouse.collection import DEFAULT_NAME, Collection
+from cliphouse.encoders import DEVICE_VARIABLE
 from cliphouse.errors import InvalidVector
 
 DEFAULT_DB = "./cliphouse-data"
@@ -65,13 +66,25 @@ def encoder_option(function: F) -> F:
         "--encoder",
         envvar="CLIPHOUSE_ENCODER",
         metavar="NAME",
-        help="Encoder of the embeddings; by default the one the collection names.",
+        help="Encoder of the embeddings, by name or folder; by default the one the collection names.",
     )(function)
 
 
-def open_collection(db: str, collection: str, *, encoder: str | None = None, create: bool = False) -> Collection:
+def device_option(function: F) -> F:
+    """Add --device."""
+    return click.option(
+        "--device",
+        type=click.Choice(["cpu", "cuda"]),
+        envvar=DEVICE_VARIABLE,
+        help="Where the encoder runs; the processor by default. A GPU that is asked for and absent is an error.",
+    )(function)
+
+
+def open_collection(
+    db: str, collection: str, *, encoder: str | None = None, device: str | None = None, create: bool = False
+) -> Collection:
     """The collection that the shared options name."""
-    return Collection.open(db, name=collection, encoder=encoder, create=create)
+    return Collection.open(db, name=collection, encoder=encoder, device=device, create=create)
 
 
 def read_vector(path: Path) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse.cli.options import database_options, encoder_option, open_collection, read_vector
+from cliphouse.cli.options import database_options, device_option, encoder_option, open_collection, read_vector
 from cliphouse.cli.render import print_hits
 from cliphouse.collection import Collection
 from cliphouse.errors import UsageError
@@ -47,6 +47,7 @@ _DEFAULTS = SearchParams()
 @click.option("--sql", "show_sql", is_flag=True, help="Print the statement instead of running it.")
 @click.option("--explain", is_flag=True, help="Run it, and say which path ran and why, with the engine's plan.")
 @encoder_option
+@device_option
 @database_options
 def search(
     text: str | None,
@@ -63,6 +64,7 @@ def search(
     show_sql: bool,
     explain: bool,
     encoder: str | None,
+    device: str | None,
     db: str,
     collection: str,
 ) -> None:
@@ -90,7 +92,7 @@ def search(
         ef_search=ef_search,
         columns=tuple(name.strip() for name in columns.split(",") if name.strip()),
     )
-    with open_collection(db, collection, encoder=encoder) as opened:
+    with open_collection(db, collection, encoder=encoder, device=device) as opened:
         if show_sql:
             click.echo(opened.statement(query, like=like, params=params)[0].script())
         elif explain:

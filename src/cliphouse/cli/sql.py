@@ -11,7 +11,7 @@ import click
 from platformdirs import user_state_path
 
 from cliphouse import statements
-from cliphouse.cli.options import database_options, encoder_option, open_collection, read_vector
+from cliphouse.cli.options import database_options, device_option, encoder_option, open_collection, read_vector
 from cliphouse.engine import Session
 from cliphouse.errors import CliphouseError, UsageError
 
@@ -35,16 +35,24 @@ _FOR_PEOPLE, _FOR_PROGRAMS = "PrettyCompact", "TabSeparated"
     "terminal and tab-separated values elsewhere.",
 )
 @encoder_option
+@device_option
 @database_options
 def sql(
-    query: str | None, params: Sequence[str], form: str | None, encoder: str | None, db: str, collection: str
+    query: str | None,
+    params: Sequence[str],
+    form: str | None,
+    encoder: str | None,
+    device: str | None,
+    db: str,
+    collection: str,
 ) -> None:
     """Run SQL statements, or open a shell if there is no QUERY.
 
     Statements end with a semicolon; several run one after the other in one session, so that SET lasts. Without QUERY
     they are read from standard input, or typed: the shell has a history, and a statement may take several lines.
 
-    In an embedded database, encode_text('...') and encode_image('/path') give the embedding of a text or a picture.
+    encode_text('...') and encode_image('/path') give the embedding of a text or a picture; on a server they are there
+    after cliphouse udf export.
 
     \b
     Examples:
@@ -54,7 +62,7 @@ def sql(
           --param target=@vector.npy --format JSONEachRow
     """
     parameters = dict(_parse_parameter(text) for text in params)
-    with open_collection(db, collection, encoder=encoder, create=True) as opened:
+    with open_collection(db, collection, encoder=encoder, device=device, create=True) as opened:
         opened.install_functions()
         with opened.engine.session() as session:
             if query is None and sys.stdin.isatty():

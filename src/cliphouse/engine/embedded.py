@@ -6,11 +6,13 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from cliphouse.errors import DirectoryInUse, StorageError, StorageFull, UnknownDatabase, UsageError
+from cliphouse.errors import CliphouseError, DirectoryInUse, StorageError, StorageFull, UnknownDatabase, UsageError
 
 #: Shares of the machine's memory. chDB's own defaults are 5 GiB for each cache and 90 % for the whole, whatever the
 #: machine; ours leave room for the user's process and favour the two caches that vector search lives on.
@@ -23,6 +25,11 @@ _SHARES = {
     "primary_index_cache_size": 0.02,
 }
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+#: What may lie in a directory without making it somebody else's: an engine or an `add` that was killed before there was
+#: a table leaves these.
+_BEFORE_TABLES = {"lost+found", "tmp", "status", "cliphouse-add"}
 
 
 def machine_memory_bytes() -> int:
@@ -63,11 +70,10 @@ def prepare_directory(path: Path, *, create: bool) -> None:
             path.mkdir(parents=True)
         if not path.is_dir():
             raise UsageError(f"{path} is a file; --db takes a directory")
-        entries = {entry.name for entry in path.iterdir()} - {"lost+found"}
+        entries = {entry.name for entry in path.iterdir()} - _BEFORE_TABLES
     except OSError as error:
         raise StorageError(f"cannot create or read {path}: {error.strerror}; choose another --db") from error
-    # A database without tables is what the first two are; the engine that began it may have been killed then.
-    if entries and not (entries >= {"status", "tmp"} or entries & {"metadata", "store", "data"}):
+    if entries and not entries & {"metadata", "store", "data", "user_defined"}:
         raise UsageError(f"{path} holds other files and no database; choose an empty or a new directory as --db")
     holder = directory_holder(path)
     if holder is not None and holder != os.getpid():
@@ -100,12 +106,51 @@ def directory_holder(path: Path) -> int | None:
     return None
 
 
+class _Failures:
+    """What functions raised on purpose inside queries, until the query that failed asks for it.
+
+    The engine passes on the text of an exception and nothing else, so a key travels in the text. A failure that no
+    query reports, such as one in a pass of the analyser, is forgotten when newer ones come.
+    """
+
+    _KEPT = 256
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, CliphouseError] = {}
+        self._lock = threading.Lock()
+
+    def keep(self, error: CliphouseError) -> str:
+        """Keep `error`; the text to give the engine in its place."""
+        key = secrets.token_hex(8)
+        with self._lock:
+            self._by_key[key] = error
+            if len(self._by_key) > self._KEPT:
+                self._by_key.pop(next(iter(self._by_key)))
+        return f"[failure {key}] {error}"
+
+    def take(self, message: str) -> CliphouseError | None:
+        """The failure whose text is in an engine's message."""
+        match = re.search(r"\[failure (\w+)\]", message)
+        with self._lock:
+            return self._by_key.pop(match.group(1), None) if match else None
+
+
+failures = _Failures()
+
+
 def register_function(name: str, function: Callable[[str], bytes]) -> None:
     """Make `function` callable in SQL as `name(String)`; the bytes it returns arrive as a String.
 
-    Functions belong to the process, not to a connection, and can be registered once.
+    Functions belong to the process, not to a connection, and can be registered once. A `CliphouseError` that one raises
+    comes out of the query as it is.
     """
     import chdb
     from chdb.sqltypes import STRING
 
-    chdb.create_function(name, function, [STRING], STRING)
+    def guarded(value: str) -> bytes:
+        try:
+            return function(value)
+        except CliphouseError as error:
+            raise RuntimeError(failures.keep(error)) from error
+
+    chdb.create_function(name, guarded, [STRING], STRING)

@@ -8,6 +8,7 @@ import shutil
 
 from clickhouse_connect.driver.exceptions import OperationalError
 
+from cliphouse.engine.embedded import failures
 from cliphouse.engine.url import EmbeddedLocation, Location, ServerLocation
 from cliphouse.errors import AuthenticationFailed, CliphouseError, EngineError, EngineUnavailable, StorageFull
 from cliphouse.vectors import abbreviate
@@ -25,6 +26,8 @@ _NOISE = (
     re.compile(r"^Unable to open the chdb engine at '.*?': Failed to create connection: "),
     re.compile(r"Received ClickHouse exception, code: \d+, server response: "),
     re.compile(r"Python UDF '\w+' raised an exception at row \d+: \w+: "),
+    re.compile(r"User defined function '\w+' failed\. Command: .*? Original error: ", re.DOTALL),
+    re.compile(r"Executable generates stderr: |,? Stack trace \(when copying.*", re.DOTALL),
     re.compile(r"Code: \d+\. |DB::Exception: "),
     re.compile(r"\s*\([A-Z][A-Z0-9_]{3,}\)|\s*\(version [^()]*(\([^()]*\))?\)"),
     re.compile(r"\. In scope .*|\s*Expected one of: .*", re.DOTALL),
@@ -35,6 +38,8 @@ def map_error(error: BaseException, location: Location, sql: str = "") -> Clipho
     """The cliphouse error that stands for a driver's or the system's."""
     code, name = getattr(error, "code", None), getattr(error, "name", None)
     path = location.path if isinstance(location, EmbeddedLocation) else None
+    if failure := failures.take(str(error)):
+        return failure
     if isinstance(error, OSError):
         if error.errno == errno.ENOSPC:
             return StorageFull(error.filename or "the temporary directory")

@@ -12,14 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from cliphouse.encoders.images import MAX_PIXELS
 from cliphouse.errors import InvalidImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
-#: Pillow's own warning limit: a quarter of a gigabyte as 24-bit colour.
-MAX_PIXELS = 89_478_485
 #: Formats that Pillow decodes by itself and knows by their first bytes (TGA has none and is tried last). The others it
 #: only recognises, or hands to programs that strangers' files should not reach (EPS to Ghostscript, WMF to Windows).
 _FORMATS = (

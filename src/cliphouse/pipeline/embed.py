@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliphouse.encoders import LAION_ENCODER, load_encoder
+from cliphouse.encoders.images import MAX_PIXELS
 from cliphouse.errors import InvalidImage, NoPictures, StorageError, UsageError
 from cliphouse.pipeline.ahead import BUDGET_BYTES, Decoded, decoded
-from cliphouse.pipeline.decode import MAX_PIXELS, quiet
+from cliphouse.pipeline.decode import quiet
 from cliphouse.pipeline.folder import SKIPPED, EmbedFolder, paths_in
 from cliphouse.pipeline.items import Item, Known, Missing, as_text
 from cliphouse.pipeline.sources import Listed, Source
@@ -55,6 +56,7 @@ def embed(
     out: str | Path,
     *,
     encoder: str | Encoder = LAION_ENCODER,
+    device: str | None = None,
     shard_size: int = SHARD_SIZE,
     max_pixels: int = MAX_PIXELS,
     progress: ProgressCallback | None = None,
@@ -62,7 +64,8 @@ def embed(
     """Embed the pictures of `src` into numbered shards in the folder `out`, which `Collection.load` takes.
 
     `src` is a folder, a tar, a parquet file, a picture, or a list of paths or (path, caption) pairs. Pictures that are
-    in `out` already are left alone, so the same call goes on where an earlier one ended.
+    in `out` already are left alone, so the same call goes on where an earlier one ended. `encoder` is a name, a folder
+    of one, or an object; it runs on `device`, "cpu" or "cuda".
 
     Raises:
         NoPictures: not one picture could be embedded.
@@ -74,7 +77,7 @@ def embed(
     source, out = Source(src), Path(out).resolve()
     if str(out) == source.name:
         raise UsageError(f"{out} is the source; write the shards to another folder")
-    ready = load_encoder(encoder) if isinstance(encoder, str) else encoder
+    ready = load_encoder(encoder, device) if isinstance(encoder, str) else encoder
     with EmbedFolder.open(out, ready, source.name) as folder:
         done = {path for shard in folder.shards() for path in paths_in(shard)}
         return run(source, folder, ready, done, options=options, progress=progress)
@@ -250,7 +253,8 @@ def _encode(things: Sequence[Any], encode: Callable[[Sequence[Any]], Vector]) ->
         vectors = encode(things)
     except (ValueError, OSError) as error:
         if len(things) == 1:
-            return [str(error).partition("\n")[0] or type(error).__name__]
+            reason = error.reason if isinstance(error, InvalidImage) else str(error)
+            return [reason.partition("\n")[0] or type(error).__name__]
         return [one for thing in things for one in _encode([thing], encode)]
     # The loader would refuse a whole shard for one vector without a direction.
     return [

@@ -29,7 +29,7 @@ from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, LoadReport, Progress
 _INSERT_BYTES = 512 * 2**20
 
 
-def describe_new(name: str, shard: OpenShard, encoder: str | None, storage: Storage) -> CollectionInfo:
+def describe_new(name: str, shard: OpenShard, encoder: str | None, dim: int | None, storage: Storage) -> CollectionInfo:
     """The collection that `shard` begins. Without the name of an encoder, 512 dimensions are taken for LAION's.
 
     Raises:
@@ -37,7 +37,7 @@ def describe_new(name: str, shard: OpenShard, encoder: str | None, storage: Stor
     """
     if encoder is None:
         encoder = LAION_ENCODER if known_dim(LAION_ENCODER) == shard.dim else ""
-    dim = known_dim(encoder)
+    dim = dim or known_dim(encoder)
     if dim is not None and dim != shard.dim:
         raise DimensionMismatch(
             what=str(shard.shard.image_embeddings), given=shard.dim, expected=dim, owner=f"the encoder {encoder}"

@@ -1,0 +1,222 @@
+"""Checkpoints to encoders: read the weights, write the two ONNX files, check what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliphouse.download import download, sum_of
+from cliphouse.encoders import graph, store
+from cliphouse.encoders.checkpoint import read_checkpoint
+from cliphouse.encoders.onnx import OnnxEncoder
+from cliphouse.encoders.specs import ModelSpec
+from cliphouse.errors import InvalidCheckpoint, MissingExtra, PrecisionTooLow, UsageError
+from cliphouse.types import Progress, ProgressCallback
+
+#: How far our answer may be from PyTorch's in any number of a unit vector.
+TOLERANCE = 1e-5
+
+
+def fetch(
+    spec: ModelSpec, *, base_url: str | None = None, keep: bool = False, progress: ProgressCallback | None = None
+) -> store.Stored:
+    """Download the checkpoint of `spec` as its publisher offers it, and make it an encoder in the home folder.
+
+    `base_url` is a mirror that has the same files under their own names. The checkpoint is removed afterwards unless
+    `keep`.
+
+    Raises:
+        DownloadFailed: it cannot be had; what came is kept for the next try.
+        ChecksumMismatch: it is not the published file.
+        InvalidCheckpoint: it does not hold the model.
+    """
+    if spec.checkpoint is None:
+        raise UsageError(f"nobody publishes a checkpoint of {spec.name!r}")
+    _need_onnx()
+    folder, sums, files = store.home() / "downloads", {}, []
+    for wanted in (spec.checkpoint, spec.tokenizer_file):
+        if wanted is None:
+            continue
+        url = wanted.url if base_url is None else f"{base_url.rstrip('/')}/{wanted.file}"
+        target = folder / f"{spec.name}-{wanted.file}"
+        if target.exists() and wanted.sha256 and sum_of(target) == wanted.sha256:
+            sums[url] = wanted.sha256
+        else:
+            sums[url] = download(url, target, sha256=wanted.sha256, progress=progress)
+        files.append(target)
+    encoder = convert(spec, files[0], *files[1:], sums=sums, progress=progress)
+    if not keep:
+        for file in files:
+            file.unlink()
+    return encoder
+
+
+def convert(
+    spec: ModelSpec,
+    checkpoint: Path,
+    tokenizer_file: Path | None = None,
+    *,
+    target: Path | None = None,
+    verify: bool = False,
+    sums: dict[str, str] | None = None,
+    progress: ProgressCallback | None = None,
+) -> store.Stored:
+    """Make the encoder `spec` of a checkpoint, at `target` or under its name in the home folder.
+
+    With `verify` the two networks are compared with open_clip's own on PyTorch, and kept only if they agree.
+
+    Raises:
+        InvalidCheckpoint: the file cannot be read, is not of this architecture, or PyTorch disagrees.
+        MissingExtra: the package onnx is not installed, or with `verify` torch and open_clip.
+    """
+    onnx = _need_onnx()
+    if verify:
+        _need_torch()
+    if spec.tokenizer == "siglip" and tokenizer_file is None:
+        raise UsageError(f"{spec.name!r} also needs its tokenizer.json; name it with --tokenizer")
+
+    steps = [0]
+
+    def say() -> None:
+        if progress:
+            progress(Progress(label=f"converting {spec.name}", done=steps[0], total=4, unit="steps"))
+        steps[0] += 1
+
+    made: dict[str, Any] = {}
+
+    def write(folder: Path) -> None:
+        say()
+        weights = read_checkpoint(checkpoint)
+        say()
+        onnx.save(graph.text_tower(spec, weights), folder / store.TEXT_MODEL)
+        say()
+        onnx.save(graph.image_tower(spec, weights), folder / store.IMAGE_MODEL)
+        if tokenizer_file is not None:
+            (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+        say()
+        encoder = OnnxEncoder(store.Stored(folder=folder, spec=spec, files={}, made={}))
+        _try(encoder)
+        if verify:
+            made["torch_difference"] = compare_with_torch(encoder, checkpoint, spec)
+        made["from"] = sums or {checkpoint.name: sum_of(checkpoint)}
+        say()
+
+    return store.install(spec, made, target or store.home() / spec.name, write)
+
+
+def _try(encoder: OnnxEncoder) -> None:
+    """Ask both towers once: a wrong shape shows here and not at a user's first query."""
+    from PIL import Image
+
+    vectors = encoder.encode_texts(["a dog and a cat"]), encoder.encode_images([Image.new("RGB", (640, 480))])
+    for tower, found in zip(("text", "image"), vectors, strict=True):
+        if not np.isfinite(found).all():
+            raise InvalidCheckpoint("the file", f"its {tower} tower answers with numbers that are not finite")
+
+
+def compare_with_torch(encoder: OnnxEncoder, checkpoint: Path, spec: ModelSpec) -> float:
+    """The largest difference in any number between `encoder` and open_clip's own network with the same weights.
+
+    Raises:
+        MissingExtra: torch and open_clip are not installed.
+        InvalidCheckpoint: open_clip does not take the weights, or the difference is above TOLERANCE.
+    """
+    open_clip, torch = _need_torch()
+    weights = {name: torch.from_numpy(np.array(value)) for name, value in read_checkpoint(checkpoint).items()}
+    network = open_clip.create_model(spec.architecture, precision="fp32").eval()
+    own = network.state_dict()
+    try:
+        network.load_state_dict({name: value.float() for name, value in weights.items() if name in own}, strict=False)
+    except RuntimeError as error:
+        raise InvalidCheckpoint(checkpoint, f"open_clip's {spec.architecture} does not take it ({error})") from error
+    random = np.random.default_rng(0)
+    texts = ["a dog and a cat", "", "a " * 200, "a photograph of a red car in the snow"]
+    pictures = random.normal(size=(2, 3, spec.image_size, spec.image_size)).astype(np.float32)
+    tokens = encoder.tokens(texts)
+    padded = np.zeros((len(texts), spec.context_length), np.int64)
+    padded[:, : tokens.shape[1]] = tokens
+    with torch.no_grad():
+        theirs = (
+            network.encode_text(torch.from_numpy(padded), normalize=True).numpy(),
+            network.encode_image(torch.from_numpy(pictures), normalize=True).numpy(),
+        )
+    ours = encoder.encode_texts(texts), encoder.encode_pixels(pictures)
+    worst = max(float(np.abs(mine - other).max()) for mine, other in zip(ours, theirs, strict=True))
+    if not worst <= TOLERANCE:
+        raise InvalidCheckpoint(checkpoint, f"the ONNX files differ from PyTorch by {worst:.1e} (at most {TOLERANCE})")
+    return worst
+
+
+def quantize(
+    encoder: store.Stored, texts: Sequence[str], pictures: Sequence[Any], *, min_cosine: float
+) -> tuple[store.Stored, dict[str, float]]:
+    """An int8 variant of `encoder` beside it, called NAME-int8, if it answers alike on the user's own sample.
+
+    Weights are rounded to 8 bits per output channel and inputs while it runs (ONNX Runtime's dynamic quantization of
+    matrix products). Returns the variant and the mean cosines of its text and image vectors to full precision.
+
+    Raises:
+        PrecisionTooLow: a mean cosine is below `min_cosine`; nothing is kept.
+        UsageError: the sample has no text or no picture.
+    """
+    import dataclasses
+
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    if not texts or not pictures:
+        raise UsageError("the sample needs at least one caption and one picture of your own data")
+    name = f"{encoder.spec.name}-int8"
+    spec = dataclasses.replace(encoder.spec, name=name, space=encoder.spec.space or encoder.spec.name)
+    full = OnnxEncoder(encoder)
+    reference = {"text": full.encode_texts(texts), "image": full.encode_images(pictures)}
+    cosines: dict[str, float] = {}
+
+    def write(folder: Path) -> None:
+        for model in (store.TEXT_MODEL, store.IMAGE_MODEL):
+            quantize_dynamic(
+                encoder.folder / model,
+                folder / model,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["MatMul", "Gemm"],
+            )
+        for extra in encoder.files.keys() - {store.TEXT_MODEL, store.IMAGE_MODEL}:
+            (folder / extra).write_bytes((encoder.folder / extra).read_bytes())
+        small = OnnxEncoder(store.Stored(folder=folder, spec=spec, files={}, made={}))
+        found = {"text": small.encode_texts(texts), "image": small.encode_images(pictures)}
+        for what, vectors in found.items():
+            cosines[what] = _mean_cosine(vectors, reference[what])
+            if cosines[what] < min_cosine:
+                raise PrecisionTooLow(name, what=what, cosine=cosines[what], wanted=min_cosine)
+
+    made = {"from": {encoder.spec.name: encoder.files[store.TEXT_MODEL].sha256}, "mean_cosine": cosines}
+    made["sample"] = {"texts": len(texts), "images": len(pictures)}
+    return store.install(spec, made, encoder.folder.with_name(name), write), cosines
+
+
+def _mean_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float((one * other).sum(axis=1).mean())
+
+
+def _need_onnx() -> Any:
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise MissingExtra("converting weights needs the package onnx: pip install 'cliphouse[clip]'") from None
+    return onnx
+
+
+def _need_torch() -> tuple[Any, Any]:
+    try:
+        import open_clip
+        import torch
+    except (ImportError, RuntimeError) as error:  # a torchvision made for another torch raises RuntimeError
+        raise MissingExtra(
+            f"checking an export against PyTorch needs torch and open_clip ({error}); install them with: "
+            "pip install 'cliphouse[torch]', or leave the check out with --no-verify"
+        ) from None
+    return open_clip, torch
