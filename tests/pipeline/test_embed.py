@@ -214,13 +214,17 @@ def test_captions_that_cannot_be_read_hold_their_pictures_back(tmp_path: Path) -
     for name in ("a", "b", "c"):
         draw(tmp_path / "in" / f"{name}.png")
     (tmp_path / "in" / "a.json").write_text('{"caption": "cut sh')
-    (tmp_path / "in" / "b.json").write_text('{"caption": "whole", "tags": ["x", "y"], "width": 1}')
+    (tmp_path / "in" / "b.json").write_text(
+        json.dumps({"caption": "whole", "tags": ["x", "y"], "width": 1, "imageData": "base64" * 99_999})
+    )
+    (tmp_path / "in" / "b.txt").write_text("a book" * 999_999)
     (tmp_path / "in" / "broken.parquet").write_bytes(b"PAR1 and nothing more")
     (tmp_path / "in" / "sales.csv").write_text("month,sum\nMay,1,2,3\n")
     (tmp_path / "in" / "log.jsonl").write_text('{"event": 1}\nno JSON\n')
     report, rows = _embed(tmp_path / "in", tmp_path / "out")
     assert (rows["b.png"]["caption"], rows["b.png"]["tags"], rows["b.png"]["width"]) == ("whole", '["x", "y"]', 24)
     assert list(rows) == ["b.png"]
+    assert "imageData" not in rows["b.png"]
     assert report.skipped == {"description cannot be read": 2}
     assert _skipped(tmp_path / "out")["a.png"].startswith("description cannot be read: a.json: ")
     assert _skipped(tmp_path / "out")["c.png"].startswith("description cannot be read: broken.parquet: ")

@@ -1,1 +1,1 @@
-"""From shards on disk to rows in the table: plan, read, write."""
+"""From pictures to shards, and from shards on disk to rows in the table."""

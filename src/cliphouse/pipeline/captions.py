@@ -24,8 +24,8 @@ NAME_COLUMNS = (
 #: What a caption may be called, best first; compared without case.
 CAPTION_COLUMNS = ("caption", "text", "txt", "title", "description", "label")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
-#: Longer than this is a document beside a picture, not its caption.
-_MAX_CAPTION_FILE = 2**20
+#: A longer file is a document of the same name, not about a picture; LAION's longest caption has 61,000 letters.
+_MAX_FILE_BYTES = 2**20
 
 #: Ends by which text comes with a picture of the same name.
 TEXT, JSON = ".txt", ".json"
@@ -67,7 +67,7 @@ def is_failure(status: object) -> bool:
 
 def read_text(path: Path) -> str | None:
     """The caption in a text file."""
-    return clean_caption(_read(path).decode("utf-8-sig", "replace"))
+    return clean_caption((_read(path) or b"").decode("utf-8-sig", "replace"))
 
 
 def read_json(data: bytes | Path) -> Description:
@@ -77,7 +77,7 @@ def read_json(data: bytes | Path) -> Description:
         Unusable: it is not JSON.
     """
     try:
-        fields = json.loads(_read(data) if isinstance(data, Path) else data)
+        fields = json.loads((_read(data) or b"null") if isinstance(data, Path) else data)
     except (ValueError, RecursionError) as error:
         name = data.name if isinstance(data, Path) else "its JSON"
         raise Unusable(f"description cannot be read: {name}: {str(error).splitlines()[0]}") from None
@@ -252,10 +252,12 @@ def _binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytes | None:
+    """What is in a file beside a picture; None if it is too long to be about the picture."""
     try:
         with path.open("rb") as file:
-            return file.read(_MAX_CAPTION_FILE)
+            found = file.read(_MAX_FILE_BYTES + 1)
+            return found if len(found) <= _MAX_FILE_BYTES else None
     except OSError as error:
         raise Unusable(f"description cannot be read: {path.name}: {error.strerror}") from error
 

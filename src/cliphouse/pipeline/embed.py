@@ -18,7 +18,7 @@ from cliphouse.encoders.images import MAX_PIXELS
 from cliphouse.errors import InvalidImage, NoPictures, StorageError, UsageError
 from cliphouse.pipeline.ahead import BUDGET_BYTES, Decoded, decoded
 from cliphouse.pipeline.decode import quiet
-from cliphouse.pipeline.folder import SKIPPED, EmbedFolder, paths_in
+from cliphouse.pipeline.folder import SKIPPED, EmbedFolder, paths_in, plain
 from cliphouse.pipeline.items import Item, Known, Missing, as_text
 from cliphouse.pipeline.sources import Listed, Source
 from cliphouse.types import ROWS_PER_SHARD, EmbedReport, Encoder, Progress, ProgressCallback, Shard
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SHARD_SIZE = 10_000
 SHARD_SECONDS = 300.0
 BATCH = 32
+#: Longer text is not kept of what a source says besides captions: some put the whole picture there, as base64.
+MAX_TEXT = 2**16
 
 Vector = NDArray[np.float32]
 Half = NDArray[np.float16]
@@ -281,7 +283,8 @@ def _row(item: Item, size: tuple[int, int], similarity: float | None) -> dict[st
         "license": _text(lower.get("license")),
     }
     taken = {name.lower() for name in fixed}
-    return fixed | {name: value for name, value in item.more.items() if name.lower() not in taken}
+    more = {name: plain(value) for name, value in item.more.items() if name.lower() not in taken}
+    return fixed | {name: value for name, value in more.items() if not isinstance(value, str) or len(value) <= MAX_TEXT}
 
 
 def _text(value: Any) -> str | None:

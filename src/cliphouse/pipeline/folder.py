@@ -199,6 +199,11 @@ def metadata_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.table(columns)
 
 
+def plain(value: Any) -> Any:
+    """`value` as a column holds it: numbers, truth and text as they are, other things as JSON."""
+    return value if value is None or isinstance(value, (bool, int, float)) else _text(value)
+
+
 def _column(values: Sequence[Any]) -> pa.Array:
     """The values in their own type if they share one of the simple ones, else as text."""
     kinds = {type(value) for value in values if value is not None}
