@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-oracle check bench report clean
+.PHONY: demo test test-oracle check bench bench-encoders report clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -24,6 +24,9 @@ check: $(VENV)/check
 
 bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks.run
+
+bench-encoders: $(VENV)/oracle
+	$(BIN)/python -m benchmarks.encoders
 
 report: $(VENV)/bench
 	$(BIN)/python -m benchmarks.report

@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions(engine_version: str) -> dict[str, str]:
-    """The versions of everything that does measured work."""
-    packages = ("chdb", "chdb-core", "clickhouse-connect", "numpy", "pyarrow", "faiss-cpu")
+def versions(engine_version: str, packages: Sequence[str]) -> dict[str, str]:
+    """The versions of everything that does measured work, `packages` besides Python, cliphouse and ClickHouse."""
     return {
         "python": platform.python_version(),
         "cliphouse": cliphouse.__version__,

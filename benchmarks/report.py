@@ -16,10 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.text import section, short_table
+from benchmarks import encoder_text, text
 
 ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"(<!-- benchmark:([\w-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
+
+#: What renders a result, by its kind; a result that names none is of a search.
+_TEXTS: Mapping[str, Any] = {"search": text, "encoders": encoder_text}
 
 ResultFile = tuple[Path, Mapping[str, Any]]
 
@@ -56,7 +59,7 @@ def report(results: Iterable[ResultFile]) -> str:
         "# Benchmark report\n\nMade by `python -m benchmarks.report` from the newest result of each run; do not edit. "
         "[README.md](README.md) says what is measured and how.\n"
     )
-    return "\n".join([head, *(section(path.name, result) for path, result in results)])
+    return "\n".join([head, *(_texts(result).section(path.name, result) for path, result in results)])
 
 
 def with_tables(readme: str, results: Iterable[ResultFile]) -> str:
@@ -67,9 +70,19 @@ def with_tables(readme: str, results: Iterable[ResultFile]) -> str:
         run = match.group(2)
         if run not in by_run:
             raise ValueError(f"README.md asks for the run {run}, which has no result in benchmarks/results")
-        return f"{match.group(1)}{short_table(by_run[run])}{match.group(3)}"
+        return f"{match.group(1)}{_texts(by_run[run]).short_table(by_run[run])}{match.group(3)}"
 
     return _BLOCK.sub(block, readme)
+
+
+def _texts(result: Mapping[str, Any]) -> Any:
+    """The module whose `section` and `short_table` speak of such results."""
+    return _TEXTS[kind_of(result)]
+
+
+def kind_of(result: Mapping[str, Any]) -> str:
+    """Which question the run asked."""
+    return str(result.get("kind", "search"))
 
 
 def stale(texts: Mapping[Path, str]) -> list[Path]:
@@ -91,12 +104,14 @@ def main() -> int:
     if not results:
         print("there are no results to report; run python -m benchmarks.run", file=sys.stderr)
         return 1
-    from benchmarks.plot import draw  # --check must not need matplotlib
+    from benchmarks import encoder_plot, plot  # --check must not need matplotlib
+
+    draw = {"search": plot.draw, "encoders": encoder_plot.draw}
 
     for path in stale(texts):
         path.write_text(texts[path], encoding="utf-8")
     for _, result in results:
-        draw(result, options.root / "benchmarks" / f"{result['run']}.svg")
+        draw[kind_of(result)](result, options.root / "benchmarks" / f"{result['run']}.svg")
     return 0
 
 

@@ -10,12 +10,9 @@ that what else the machine does falls on all of them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import facts, laion_like, systems, truth
+from benchmarks.files import HERE, read_parameters, say, write_result
 from benchmarks.measures import latency_summary, recall_at_k
 from benchmarks.systems import System
 from cliphouse import Collection, LoadReport
 
-HERE = Path(__file__).resolve().parent
+PACKAGES = ("chdb", "chdb-core", "clickhouse-connect", "numpy", "pyarrow", "faiss-cpu")
 SYSTEM_NAMES = ("cliphouse", "cliphouse_float32", "tutorial", "faiss")
 
 
@@ -69,13 +67,6 @@ class Run:
             raise ValueError(f"batch x rounds must reach all {self.queries} queries; it does not for {short}")
 
 
-def read_run(name_or_path: str) -> Run:
-    """The run in benchmarks/runs of that name, or in the file at that path."""
-    path = Path(name_or_path) if name_or_path.endswith(".toml") else HERE / "runs" / f"{name_or_path}.toml"
-    with path.open("rb") as file:
-        return Run(name=path.stem, **tomllib.load(file))
-
-
 def execute(run: Run, data: Path, scratch: Path) -> dict[str, Any]:
     """The result of `run` over the shard in `data`; databases are made in `scratch` and removed."""
     started, load_before = time.perf_counter(), os.getloadavg()
@@ -112,7 +103,7 @@ def execute(run: Run, data: Path, scratch: Path) -> dict[str, Any]:
         "date": date,
         **commit,
         "machine": facts.machine(),
-        "versions": facts.versions(capabilities.version),
+        "versions": facts.versions(capabilities.version, PACKAGES),
         "parameters": asdict(run),
         "data": files,
         "load": loads,
@@ -203,20 +194,6 @@ def describe(system: System, latencies_ms: list[float], recall: list[float], k: 
     }
 
 
-def write_result(result: Mapping[str, Any], directory: Path) -> Path:
-    """Write `result` under the name of its run and commit, whole or not at all."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{result['run']}-{result['commit'][:12]}.json"
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
-    return path
-
-
-def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Carry out one run and write its result.")
     parser.add_argument("run", nargs="?", default="exact-1m", help="a name in benchmarks/runs, or a TOML file")
@@ -224,7 +201,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where the result goes")
     parser.add_argument("--scratch", type=Path, default=laion_like.DATA, help="where databases are made and removed")
     options = parser.parse_args()
-    run = read_run(options.run)
+    run = Run(**read_parameters(options.run))
     data = options.data or laion_like.cached(run.rows, run.seed)
     say(f"wrote {write_result(execute(run, data, options.scratch), options.out)}")
 

@@ -1,4 +1,7 @@
-"""A result as Markdown: one small table for README.md, and a section of REPORT.md. Pure: text out of numbers."""
+"""The result of a search run as Markdown: a small table for README.md, and a section of REPORT.md.
+
+Pure: text out of numbers. What is said of every run in the same words is here too.
+"""
 
 from __future__ import annotations
 
@@ -44,28 +47,21 @@ def section(file_name: str, result: Result) -> str:
         _size(result),
         _loading(result),
         _storage_effect(result),
-        "### Left out, and why\n\n" + "".join(f"- {each}\n" for each in result["parameters"]["left_out"]),
+        left_out(result),
         _sources(result),
     ]
     return "\n".join(parts)
 
 
 def _origin(file_name: str, result: Result) -> str:
-    run, machine, process = result["parameters"], result["machine"], result["process"]
-    changed = ", with uncommitted changes" if result["dirty"] else ""
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    run, process = result["parameters"], result["process"]
     lines = (
-        f"run [{result['run']}](runs/{result['run']}.toml), result [{file_name}](results/{file_name})",
-        f"commit {result['commit'][:12]}{changed}, {result['date']}",
-        f"machine: {machine['cpu']}, {machine['cores']} cores, {size(machine['memory_bytes'])}, {machine['os']}",
-        f"versions: {versions}",
         f"data: {run['rows']:,} rows of {run['dim']} dimensions, seed {run['seed']}; the queries are {run['queries']} "
         f"text embeddings that the data does not hold, seed {run['query_seed']}; k = {run['k']}",
-        f"the run took {process['seconds']:.0f} s and at most {size(process['peak_memory_bytes'])} of memory; load "
-        f"average before {process['load_average_before']:.2f}, after {process['load_average_after']:.2f}",
+        f"the run took {process['seconds']:.0f} s and at most {size(process['peak_memory_bytes'])} of memory; "
+        f"{load_average(result)}",
     )
-    described = table(("system", "what it is"), [(each["label"], each["note"]) for each in result["systems"]])
-    return f"## {run['title']}\n\n" + "".join(f"- {line}\n" for line in lines) + f"\n{described}"
+    return opening(file_name, result, lines)
 
 
 def _latency(result: Result) -> str:
@@ -142,6 +138,32 @@ def _sources(result: Result) -> str:
     )
     files = [(name, f"{each['bytes']:,}", f"`{each['sha256']}`") for name, each in result["data"].items()]
     return f"### Statements and data\n\n{statements}" + table(("file", "bytes", "SHA-256"), files)
+
+
+def opening(file_name: str, result: Result, lines: Iterable[str]) -> str:
+    """How the section of any run begins: its title, where it comes from, `lines` of its own, and its systems."""
+    machine, changed = result["machine"], ", with uncommitted changes" if result["dirty"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    facts = (
+        f"run [{result['run']}](runs/{result['run']}.toml), result [{file_name}](results/{file_name})",
+        f"commit {result['commit'][:12]}{changed}, {result['date']}",
+        f"machine: {machine['cpu']}, {machine['cores']} cores, {size(machine['memory_bytes'])}, {machine['os']}",
+        f"versions: {versions}",
+        *lines,
+    )
+    described = table(("system", "what it is"), [(each["label"], each["note"]) for each in result["systems"]])
+    return f"## {result['parameters']['title']}\n\n" + "".join(f"- {fact}\n" for fact in facts) + f"\n{described}"
+
+
+def load_average(result: Result) -> str:
+    """What else the machine did."""
+    process = result["process"]
+    return f"load average before {process['load_average_before']:.2f}, after {process['load_average_after']:.2f}"
+
+
+def left_out(result: Result) -> str:
+    """What a run does not measure, in its own words."""
+    return "### Left out, and why\n\n" + "".join(f"- {each}\n" for each in result["parameters"]["left_out"])
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -48,7 +48,8 @@ def main() -> int:
         if code:
             return code
     with Collection.open(DB) as collection:
-        answers = [ask(collection, question) for question in (*TEXTS, *sorted(QUERIES.glob("*.png")))]
+        questions: list[str | Path] = [*TEXTS, *sorted(QUERIES.glob("*.png"))]
+        answers = [ask(collection, question) for question in questions]
     write_sheet(SHEET, answers, across=ACROSS)
     cliphouse = Path(sys.executable).parent / "cliphouse"
     print(

@@ -19,4 +19,4 @@ def unpack(folder: Path) -> int:
         (folder / file).write_bytes(picture)
     captions = package.drop_columns(["webp", "key"]).append_column("file", [files])
     pq.write_table(captions, folder / "captions.parquet")
-    return package.num_rows
+    return len(files)
