@@ -13,7 +13,7 @@ from cliphouse import catalog, functions, index, queries, schema, search
 from cliphouse.encoders import space_of
 from cliphouse.encoders.access import ANYWHERE
 from cliphouse.encoders.chosen import Chosen
-from cliphouse.encoders.images import MAX_PIXELS
+from cliphouse.encoders.decode import MAX_PIXELS
 from cliphouse.engine import Engine, arrow_table, connect
 from cliphouse.errors import (
     EncoderMismatch,

@@ -52,10 +52,10 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
-    with pytest.raises(InvalidImage, match=r"too many"):
+    with pytest.raises(InvalidImage, match=r"too large: 30,000 x 30,000"):
         open_image(tmp_path / "bomb.png")
     Image.new("1", (20, 30)).save(tmp_path / "small.png")
-    with pytest.raises(InvalidImage, match="20 x 30 pixels are too many"):
+    with pytest.raises(InvalidImage, match="too large: 20 x 30"):
         open_image(tmp_path / "small.png", max_pixels=599)
 
 

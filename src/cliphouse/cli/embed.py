@@ -16,7 +16,7 @@ from cliphouse.cli.options import database_options, debug_option, device_option,
 from cliphouse.cli.render import progress_bars
 from cliphouse.collection import DEFAULT_STORAGE
 from cliphouse.encoders import LAION_ENCODER
-from cliphouse.encoders.images import MAX_PIXELS
+from cliphouse.encoders.decode import MAX_PIXELS
 from cliphouse.engine import Location, ServerLocation
 from cliphouse.errors import UsageError
 from cliphouse.pipeline.embed import SHARD_SIZE

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cliphouse.encoders import store
-from cliphouse.encoders.images import open_image
+from cliphouse.encoders.decode import open_image
 from cliphouse.encoders.specs import LAION_ENCODER, MODELS
 from cliphouse.errors import EncoderUnavailable, IncompleteWeights, UnknownEncoder, UsageError
 from cliphouse.types import Encoder

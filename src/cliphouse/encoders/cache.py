@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse.encoders.images import open_image
+from cliphouse.encoders.decode import open_image
 from cliphouse.types import Encoder
 
 _KEPT = 4096

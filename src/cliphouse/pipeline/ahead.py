@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cliphouse.encoders.decode import OpenImage, open_header
 from cliphouse.errors import InvalidImage
-from cliphouse.pipeline.decode import OpenImage, open_header
 from cliphouse.pipeline.items import Item
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cliphouse.encoders.decode import suffixes
 from cliphouse.pipeline.captions import (
     JSON,
     TABLE_SUFFIXES,
@@ -25,7 +26,6 @@ from cliphouse.pipeline.captions import (
     is_failure,
     read_json,
 )
-from cliphouse.pipeline.decode import suffixes
 from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

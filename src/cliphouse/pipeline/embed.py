@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliphouse.encoders import LAION_ENCODER, load_encoder
-from cliphouse.encoders.images import MAX_PIXELS
+from cliphouse.encoders.decode import MAX_PIXELS, quiet
 from cliphouse.errors import InvalidImage, NoPictures, StorageError, UsageError
 from cliphouse.pipeline.ahead import BUDGET_BYTES, Decoded, decoded
-from cliphouse.pipeline.decode import quiet
 from cliphouse.pipeline.folder import SKIPPED, EmbedFolder, paths_in, plain
 from cliphouse.pipeline.items import Item, Known, Missing, as_text
 from cliphouse.pipeline.sources import Listed, Source

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cliphouse.encoders.decode import suffixes
 from cliphouse.errors import UsageError
 from cliphouse.pipeline.captions import (
     JSON,
@@ -21,7 +22,6 @@ from cliphouse.pipeline.captions import (
     read_text,
 )
 from cliphouse.pipeline.containers import companion, count_in, from_parquet, from_tar, is_tar, picture_column, tar_stem
-from cliphouse.pipeline.decode import suffixes
 from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of
 from cliphouse.pipeline.plan import MARK
 

@@ -12,13 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from cliphouse.encoders.images import MAX_PIXELS
 from cliphouse.errors import InvalidImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
+#: A picture with more is refused before it is decoded. Pillow's own warning limit: a quarter of a gigabyte in colour.
+MAX_PIXELS = 89_478_485
 #: Formats that Pillow decodes by itself and knows by their first bytes (TGA has none and is tried last). The others it
 #: only recognises, or hands to programs that strangers' files should not reach (EPS to Ghostscript, WMF to Windows).
 _FORMATS = (
@@ -105,9 +106,15 @@ def open_header(data: bytes | Path, *, max_pixels: int = MAX_PIXELS, name: str =
     return OpenImage(name, image, file)
 
 
-def decode(data: bytes | Path, *, max_pixels: int = MAX_PIXELS, name: str = "") -> Image:
-    """The picture in `data`: see `open_header` and `OpenImage.decode`."""
-    return open_header(data, max_pixels=max_pixels, name=name).decode()
+def open_image(data: bytes | str | Path, *, max_pixels: int = MAX_PIXELS, name: str = "") -> Image:
+    """The picture in bytes or in a local file: its first frame, upright, in its own mode.
+
+    Raises:
+        InvalidImage: it is missing, empty, no picture, broken, or has more than `max_pixels`.
+    """
+    source = Path(data) if isinstance(data, str) else data
+    with quiet():
+        return open_header(source, max_pixels=max_pixels, name=name).decode()
 
 
 @contextmanager
