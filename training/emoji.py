@@ -31,11 +31,9 @@ TRAINED = (
 UNSEEN = ("openmoji", "emojione-v1")
 #: Nine in ten emoji that are no flag may train; the tenth is in no training picture and no training text.
 _HOLDOUT_SHARE = 10
-_FLAGS_GROUP = 9
 _COMPONENTS_GROUP = 2
 _SKIN_TONE = re.compile(r"-1f3f[b-f]")
 _TYPE_SUFFIX = re.compile(r"-\d$")
-_FLAG_SUBGROUPS_OF_OBJECTS = frozenset({"1F3C1", "1F6A9", "1F38C", "1F3F4", "1F3F3"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +69,7 @@ def concepts(work: Path) -> dict[str, Concept]:
         code = record["hexcode"].lower()
         listed = [*record.get("tags", ()), *(word.replace("_", " ") for word in words.get(record["emoji"], ()))]
         label = record["label"]
-        is_flag = record["group"] == _FLAGS_GROUP and record["hexcode"].partition("-")[0] not in _FLAG_SUBGROUPS_OF_OBJECTS
-        is_flag = is_flag or label.startswith("flag: ")
+        is_flag = label.startswith("flag: ")
         found[code] = Concept(
             code=code,
             label=label,

@@ -1,4 +1,4 @@
-"""Write the trained towers as the files that cliphouse ships: `image.onnx`, `text.npz`, `wordpiece.txt`, `encoder.json`."""
+"""Write the trained towers as the files that cliphouse ships, in `src/cliphouse/encoders/demo`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class Shipped(nn.Module):
     The guess counts by how sure it is, so drawings, which ImageNet does not know, are left to the tuned tower.
     """
 
-    def __init__(self, tower: ImageTower, weights: lite0.Weights, class_embeddings: Tensor, class_weight: float) -> None:
+    def __init__(
+        self, tower: ImageTower, weights: lite0.Weights, class_embeddings: Tensor, class_weight: float
+    ) -> None:
         super().__init__()
         self.lower, self.upper, self.tower = lite0.Lower(weights), lite0.Upper(weights), tower
         self.classify = nn.Linear(lite0.FEATURES, len(class_embeddings))
@@ -123,11 +125,13 @@ def _quantise(graph: onnx.GraphProto) -> None:
         axis = 1 if node.op_type == "MatMul" else 0
         small, scale = _int8(values, axis=axis)
         graph.initializer.remove(weight)
-        graph.initializer.extend([
-            numpy_helper.from_array(small, f"{weight.name}_int8"),
-            numpy_helper.from_array(scale.astype(np.float32), f"{weight.name}_scale"),
-            helper.make_tensor(f"{weight.name}_zero", TensorProto.INT8, scale.shape, np.zeros_like(scale, np.int8)),
-        ])
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(small, f"{weight.name}_int8"),
+                numpy_helper.from_array(scale.astype(np.float32), f"{weight.name}_scale"),
+                helper.make_tensor(f"{weight.name}_zero", TensorProto.INT8, scale.shape, np.zeros_like(scale, np.int8)),
+            ]
+        )
         inputs = [f"{weight.name}_{part}" for part in ("int8", "scale", "zero")]
         added.append(helper.make_node("DequantizeLinear", inputs, [weight.name], axis=axis))
     for node in reversed(added):

@@ -57,7 +57,9 @@ def session(model: Path, *, threads: int = 1) -> ort.InferenceSession:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def disguised(pixels: NDArray[np.uint8], rng: np.random.Generator, *, is_flag: bool, may_flip: bool) -> NDArray[np.uint8]:
+def disguised(
+    pixels: NDArray[np.uint8], rng: np.random.Generator, *, is_flag: bool, may_flip: bool
+) -> NDArray[np.uint8]:
     """The RGBA picture turned, scaled, shifted and recoloured at random, composed onto some background, as RGB."""
     image = Image.fromarray(pixels)
     if may_flip and rng.random() < _FLIPPED_SHARE:
@@ -70,7 +72,9 @@ def disguised(pixels: NDArray[np.uint8], rng: np.random.Generator, *, is_flag: b
     x, y = centre + rng.uniform(-6, 6), centre + rng.uniform(-6, 6)
     matrix = (cos * aspect, sin, x - cos * aspect * centre - sin * centre)
     matrix += (-sin, cos / aspect, y + sin * centre - cos / aspect * centre)
-    image = image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=(255,) * 3 + (0,))
+    image = image.transform(
+        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=(255, 255, 255, 0)
+    )
     if rng.random() < _BLURRED_SHARE:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.6)))
     rgba = np.asarray(image, dtype=np.float32)
@@ -149,8 +153,9 @@ def _compute(work: Path, tasks: Sequence[_Task]) -> tuple[NDArray[np.float16], N
             pixels = render.rendered(task.rendering, work)[1][task.row]
             rng = np.random.default_rng(zlib.crc32(f"{task.rendering} {task.key}".encode()))
             views.append(render.on_white(pixels[None])[0])
-            for _ in range(task.views - 1):
-                views.append(disguised(pixels, rng, is_flag=task.is_flag, may_flip=task.may_flip))
+            views += [
+                disguised(pixels, rng, is_flag=task.is_flag, may_flip=task.may_flip) for _ in range(task.views - 1)
+            ]
         rgb = np.stack(views)
         layouts.append(layout(rgb).astype(np.float16))
         planes = normalise(np.ascontiguousarray(rgb.transpose(0, 3, 1, 2), dtype=np.float32))

@@ -91,7 +91,8 @@ def _clip_arts(work: Path) -> Iterator[Picture]:
         seen.append(small)
         origin = package("openclipart-svg")
         author = f"{art.author}, {origin.attribution}" if art.author else origin.attribution
-        yield Picture(key, webp(image), art.caption, ", ".join(art.keywords), art.drawing.source, origin.license, author)
+        words = ", ".join(art.keywords)
+        yield Picture(key, webp(image), art.caption, words, art.drawing.source, origin.license, author)
 
 
 def _miniature(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -128,18 +129,23 @@ def write(pictures: Sequence[Picture], demo: Path, work: Path) -> None:
 
 def attributions(pictures: Sequence[Picture]) -> str:
     """Who drew what, under which licence."""
-    rows = Counter((p.source, p.license, package("openclipart-svg").attribution if p.source == clipart.SOURCE else p.attribution) for p in pictures)
+    library = package("openclipart-svg").attribution
+    rows = Counter(
+        (picture.source, picture.license, library if picture.source == clipart.SOURCE else picture.attribution)
+        for picture in pictures
+    )
     lines = [
         "# Demo pictures",
         "",
-        f"`pictures.parquet` holds {len(pictures):,} drawings of {render.SIZE} pixels, rendered from SVG onto white and stored as",
-        "WebP. Each row has its own `license` and `attribution`. Written by `python -m training.pictures`.",
+        f"`pictures.parquet` holds {len(pictures):,} drawings of {render.SIZE} pixels, rendered from SVG onto white",
+        "and stored as WebP. Each row has its own `license` and `attribution`.",
+        "Written by `python -m training.pictures`.",
         "",
         "| source | pictures | licence | by |",
         "| --- | ---: | --- | --- |",
         *(f"| {source} | {count:,} | {licence} | {by} |" for (source, licence, by), count in rows.items()),
         "",
-        "Captions and keywords of emoji: Unicode CLDR (Unicode License v3) through emojibase (MIT), and emojilib (MIT).",
+        "Captions and keywords of emoji: Unicode CLDR (Unicode License v3) through emojibase (MIT); emojilib (MIT).",
         "Captions of clip arts: their own titles or file names; the authors are named in each row.",
         "",
         "Licences: [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/),",

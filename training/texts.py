@@ -65,7 +65,7 @@ def groups(work: Path) -> tuple[list[Group], list[str]]:
         phrases = [str(rng.choice(_PHRASES)).format(label.removeprefix("flag: "))]
         if len(kept) > 1:
             phrases += [", ".join([label, *rng.permutation(kept)[:2]]) for _ in range(2)]
-        shares = {label: _LABEL_SHARE} | {phrase: _PHRASE_SHARE for phrase in phrases}
+        shares = {label: _LABEL_SHARE} | dict.fromkeys(phrases, _PHRASE_SHARE)
         if label.startswith("flag: "):
             shares[label.removeprefix("flag: ")] = shares[f"flag of {label.removeprefix('flag: ')}"] = _PHRASE_SHARE
         rest = max(0.1, 1 - sum(shares.values()))

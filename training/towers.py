@@ -70,7 +70,10 @@ class TextTower(nn.Module):
         reading = rng.random(count)
         has_sentence = torch.from_numpy(reading >= 0.25).float()[:, None]
         has_words = torch.from_numpy((reading < 0.25) | (reading >= 0.5)).float()[:, None]
-        known = [rows[rng.random(len(rows)) >= _UNSEEN_WORD_SHARE] if share < 0.25 else rows for rows, share in zip(texts.words, reading, strict=True)]
+        known = [
+            rows[rng.random(len(rows)) >= _UNSEEN_WORD_SHARE] if share < 0.25 else rows
+            for rows, share in zip(texts.words, reading, strict=True)
+        ]
         own = _bag(self.words, known) * has_words + _bag(self.letters, texts.letters) * (1 - has_sentence)
         return F.normalize((texts.sentences @ self.turn) * has_sentence + own, dim=1)
 

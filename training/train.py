@@ -20,7 +20,7 @@ from training.fetch import WORK
 from training.towers import DIM, ImageTower, Texts, TextTower
 
 SEED = 20
-_EMOJI_A_STEP, _CLIP_ARTS_A_STEP, _OTHER_CLIP_ARTS = 130, 62, 500
+_EMOJI_A_STEP, _CLIP_ARTS_A_STEP, _OTHER_CLIP_ARTS = 112, 48, 400
 #: How often a rendering is drawn from, where plain is 1.
 _SHARES = {"inked": 0.9, "outline": 0.35, "contrast": 0.4, "monotone": 0.4, "park": 0.5}
 _NEAR_TEXT, _NEAR_LABEL = 0.95, 0.8
@@ -165,16 +165,16 @@ def start(sampler: Sampler, corpus: texts.Corpus, work: Path, mean: Tensor) -> t
     return images, said
 
 
-def rate(step: int, steps: int) -> float:
-    """The share of the full learning rate: a short climb, then half a cosine."""
-    if step < _WARM_UP_STEPS:
-        return (step + 1) / _WARM_UP_STEPS
-    done = (step - _WARM_UP_STEPS) / max(1, steps - _WARM_UP_STEPS)
-    return _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
+def rate(step: int, done: float) -> float:
+    """The share of the full learning rate, with `done` of the training over: a short climb, then half a cosine."""
+    return min(1.0, (step + 1) / _WARM_UP_STEPS) * (_LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * done)) / 2)
 
 
-def train(work: Path, steps: int, save_every: int, name: str) -> None:
-    """Train for a number of steps and save the averaged towers as `checkpoints/<name>.pt`."""
+def train(work: Path, steps: int, minutes: float, save_every: int, name: str) -> None:
+    """Train and save the averaged towers as `checkpoints/<name>.pt`.
+
+    The learning rate falls with the steps, or with the minutes where the machine is too busy to make all the steps.
+    """
     torch.set_num_threads(2)
     corpus, cache = texts.load(work), features.load(work)
     sampler = Sampler(cache, corpus, work)
@@ -194,9 +194,10 @@ def train(work: Path, steps: int, save_every: int, name: str) -> None:
     rng = np.random.default_rng(SEED)
     began = time.monotonic()
     for step in range(steps):
+        done = max((step + 1) / steps, (time.monotonic() - began) / (60 * minutes))
         batch = sampler.draw()
         for group in optimizer.param_groups:
-            group["lr"] = group["full"] * rate(step, steps)
+            group["lr"] = group["full"] * rate(step, min(1.0, done))
         loss = objective(
             batch, images.multiply(batch.lower, batch.layout), said(objective.texts(batch.texts), rng), scales.exp()
         )
@@ -208,12 +209,15 @@ def train(work: Path, steps: int, save_every: int, name: str) -> None:
             scales.clamp_(max=math.log(60.0))
         for average in averages.values():
             average.update(step)
+        seconds = time.monotonic() - began
         if step % 20 == 0:
-            print(f"{step} loss {loss.item():.3f} scales {scales.exp().tolist()} {time.monotonic() - began:.0f} s", flush=True)
-        if (step + 1) % save_every == 0 or step + 1 == steps:
+            print(f"step {step}: loss {loss.item():.3f}, {done:.1%} done in {seconds:.0f} s", flush=True)
+        if (step + 1) % save_every == 0 or done >= 1:
             state = {part: average.state for part, average in averages.items()}
-            facts = {"steps": step + 1, "of": steps, "seconds": round(time.monotonic() - began), "seed": SEED}
+            facts = {"steps": step + 1, "of": steps, "seconds": round(seconds), "seed": SEED}
             _save(work / "checkpoints" / f"{name}.pt", state | {"mean": mean, "facts": facts})
+        if done >= 1:
+            break
 
 
 def _weights(renderings: list[str]) -> NDArray[np.float64]:
@@ -239,11 +243,12 @@ def main() -> None:
     """Train the demo encoder."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--save-every", type=int, default=200)
     parser.add_argument("--name", default="demo")
     arguments = parser.parse_args()
-    train(arguments.work, arguments.steps, arguments.save_every, arguments.name)
+    train(arguments.work, arguments.steps, arguments.minutes, arguments.save_every, arguments.name)
 
 
 if __name__ == "__main__":
