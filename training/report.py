@@ -28,7 +28,7 @@ def table(result: dict[str, Any]) -> str:
         f" {result['machine']['cores']} cores, not otherwise idle; onnxruntime {versions['onnxruntime']}.",
         f"Training: {trained['steps']:,} steps, {trained['seconds'] / 60:.0f} minutes. Files: {size:.1f} MB."
         f" A picture takes {speed['image_ms']} ms in batches, a text {speed['text_ms']} ms.",
-        f"The least cosine of int8 to float32 weights' embeddings: {result['encoder']['int8_least_cosine']}.",
+        f"Mean cosine of its embeddings to those of float32 weights: {result['encoder']['int8_mean_cosine']}.",
         "",
     ]
     return "\n".join(lines)

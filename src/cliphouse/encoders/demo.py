@@ -69,19 +69,19 @@ class DemoEncoder:
 
     def _planes(self, image: Image) -> NDArray[np.float32]:
         """The picture fitted into a white square, as normalised planes of red, green and blue."""
-        import PIL.Image as pil
+        import PIL.Image
 
         if image.has_transparency_data:
             layer = image.convert("RGBA")
-            image = pil.new("RGBA", layer.size, (*_WHITE, 255))
+            image = PIL.Image.new("RGBA", layer.size, (*_WHITE, 255))
             image.alpha_composite(layer)
         image = image.convert("RGB")
         scale = self._size / max(image.size)
         if scale != 1:
             fitted = [max(1, round(side * scale)) for side in image.size]
-            image = image.resize((fitted[0], fitted[1]), pil.Resampling.LANCZOS)
+            image = image.resize((fitted[0], fitted[1]), PIL.Image.Resampling.LANCZOS)
         if image.size != (self._size, self._size):
-            square = pil.new("RGB", (self._size, self._size), _WHITE)
+            square = PIL.Image.new("RGB", (self._size, self._size), _WHITE)
             square.paste(image, ((self._size - image.width) // 2, (self._size - image.height) // 2))
             image = square
         planes: NDArray[np.float32] = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
