@@ -1,0 +1,1 @@
+"""How the demo encoder and the demo pictures are made: fetch, render, cache, train, export, evaluate."""
