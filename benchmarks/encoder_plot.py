@@ -48,7 +48,7 @@ def _latencies(axes: Any, systems: Sequence[Mapping[str, Any]], task: str, title
         axes.plot([measured["p50_ms"]] * 2, [place - 0.24, place + 0.24], color=INK, linewidth=1.8)
         axes.text(measured["p50_ms"], place + 0.27, _figure(measured["p50_ms"]), ha="center", va="bottom", color=INK)
     axes.set_xlim(0, furthest * 1.05)
-    _title(axes, title, "a dot is a call, but for the slowest 1 %; the line is the median; less is better")
+    _title(axes, title, "all calls but the slowest 1 %, and the median; less is better")
 
 
 def _rates(axes: Any, systems: Sequence[Mapping[str, Any]], title: str) -> None:
