@@ -32,14 +32,14 @@ report: $(VENV)/bench
 	$(BIN)/python -m benchmarks.report
 
 clean:
-	rm -rf $(VENV) dist build demo-data .hypothesis .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist build demo-data cliphouse-demo demo.png .hypothesis .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[clip]'
+	$(BIN)/python -m pip install --quiet --editable '.[clip,demo]'
 	touch $@
 
 # torchvision is wanted for its transforms alone; tests/oracles/open_clip.py says how it bears with any torch.

@@ -12,7 +12,7 @@ from typing import Literal
 from cliphouse.encoders import store
 from cliphouse.encoders.decode import open_image
 from cliphouse.encoders.specs import LAION_ENCODER, MODELS
-from cliphouse.errors import EncoderUnavailable, IncompleteWeights, UnknownEncoder, UsageError
+from cliphouse.errors import EncoderUnavailable, IncompleteWeights, MissingExtra, UnknownEncoder, UsageError
 from cliphouse.types import Encoder
 
 __all__ = [
@@ -48,9 +48,25 @@ def _words() -> Encoder:
     return WordEncoder()
 
 
+def _demo() -> Encoder:
+    try:
+        from cliphouse.encoders.demo import DemoEncoder
+
+        return DemoEncoder()
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"the demo encoder needs {error.name}: pip install 'cliphouse[demo]'") from None
+
+
 BUILT_IN: Mapping[str, BuiltIn] = {
     encoder.name: encoder
     for encoder in (
+        BuiltIn(
+            name="demo",
+            dim=384,
+            license="Apache-2.0",
+            source="cliphouse: a small encoder of drawings and English words, to try things offline",
+            build=_demo,
+        ),
         BuiltIn(
             name="test-words",
             dim=256,

@@ -80,10 +80,12 @@ def _clip_image(spec: ModelSpec, weights: Weights) -> onnx.ModelProto:
     start = graph.constant(part["class_embedding"].reshape(1, 1, width))
     x = graph("Concat", graph("Expand", start, graph("Concat", batch, graph.ints(1, width), axis=0)), x, axis=1)
     x = graph.norm(graph("Add", x, graph.constant(part["positional_embedding"])), part, "ln_pre", spec.norm_epsilon)
-    for block in range(part.layers("transformer.resblocks")):
-        x = graph.block(x, part.at(f"transformer.resblocks.{block}"), width // _HEAD, spec)
-    x = graph("Squeeze", graph.slice(x, 0, 1, axis=1), graph.ints(1))
-    x = graph.norm(x, part, "ln_post", spec.norm_epsilon)
+    last = part.layers("transformer.resblocks") - 1
+    for block in range(last + 1):
+        # Only the first row is looked at in the end, so the last block makes no other.
+        inner = part.at(f"transformer.resblocks.{block}")
+        x = graph.block(x, inner, width // _HEAD, spec, first_only=block == last)
+    x = graph.norm(graph("Squeeze", x, graph.ints(1)), part, "ln_post", spec.norm_epsilon)
     projection = part["proj"]
     return graph.finish(graph("MatMul", x, graph.constant(projection)), projection.shape[1], spec.dim)
 
@@ -228,10 +230,20 @@ class _Graph:
         mixed = self("MatMul", self("Softmax", scores, axis=-1), by_head(v, [0, 2, 1, 3]))
         return str(self("Reshape", self("Transpose", mixed, perm=[0, 2, 1, 3]), self.ints(0, 0, heads * _HEAD)))
 
-    def block(self, x: str, part: _Part, heads: int, spec: ModelSpec, mask: str | None = None) -> str:
-        """One residual block: attention, then a two-layer network, each on the normalised input."""
-        inner = self.norm(x, part, "ln_1", spec.norm_epsilon)
-        q, k, v = self.split(self.linear(inner, part["attn.in_proj_weight"], part["attn.in_proj_bias"]), 3)
+    def block(
+        self, x: str, part: _Part, heads: int, spec: ModelSpec, mask: str | None = None, *, first_only: bool = False
+    ) -> str:
+        """One residual block: attention, then a two-layer network, each on the normalised input.
+
+        With `first_only` it answers with the first row alone, which still looks at all of them.
+        """
+        inner = asking = self.norm(x, part, "ln_1", spec.norm_epsilon)
+        if first_only:
+            x, asking = self.slice(x, 0, 1, axis=1), self.slice(inner, 0, 1, axis=1)
+        weight, bias = part["attn.in_proj_weight"], part["attn.in_proj_bias"]
+        width = weight.shape[1]
+        q = self.linear(asking, weight[:width], bias[:width])
+        k, v = self.split(self.linear(inner, weight[width:], bias[width:]), 2)
         mixed = self.attention(q, k, v, heads, mask)
         x = self("Add", x, self.linear(mixed, part["attn.out_proj.weight"], part["attn.out_proj.bias"]))
         inner = self.norm(x, part, "ln_2", spec.norm_epsilon)
