@@ -279,8 +279,9 @@ class Engine:
             finally:
                 done.set()
 
-        threading.Thread(target=target, name="cliphouse-query", daemon=True).start()
         try:
+            # Starting is inside: it waits for the thread, and Ctrl-C may come while the query already runs.
+            threading.Thread(target=target, name="cliphouse-query", daemon=True).start()
             done.wait()
         except KeyboardInterrupt:
             # A second Ctrl-C must not break off the kill, or the query would go on alone.
