@@ -21,10 +21,49 @@ _LEFT_OUT = re.compile(
 #: Words that file names and keyword lists carry and that say nothing about the picture.
 _NOISE = frozenset(
     # fmt: off
-    ["hash", "0x", "clipart", "clip", "art", "svg", "unsorted", "ganson", "bw", "b/w", "color", "colour", "coloured",
-     "outline", "contour", "remix", "architetto", "francesco", "rollandin", "image", "images", "picture", "drawing",
-     "cliparts", "various", "by", "symbol", "icon", "icons", "sign", "signs_and_symbols", "inkscape", "openclipart",
-     "united_nations_member", "subnational", "lineart", "line", "coloring", "public", "domain", "none"]
+    [
+        "hash",
+        "0x",
+        "clipart",
+        "clip",
+        "art",
+        "svg",
+        "unsorted",
+        "ganson",
+        "bw",
+        "b/w",
+        "color",
+        "colour",
+        "coloured",
+        "outline",
+        "contour",
+        "remix",
+        "architetto",
+        "francesco",
+        "rollandin",
+        "image",
+        "images",
+        "picture",
+        "drawing",
+        "cliparts",
+        "various",
+        "by",
+        "symbol",
+        "icon",
+        "icons",
+        "sign",
+        "signs_and_symbols",
+        "inkscape",
+        "openclipart",
+        "united_nations_member",
+        "subnational",
+        "lineart",
+        "line",
+        "coloring",
+        "public",
+        "domain",
+        "none",
+    ]
     # fmt: on
 )
 _GENERIC_TITLE = re.compile(

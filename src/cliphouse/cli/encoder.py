@@ -33,7 +33,14 @@ def encoder() -> None:
 
 
 @encoder.command(name="list")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people or programs.",
+)
 @debug_option
 def list_(form: str) -> None:
     """List the encoders known by name, and which of them can run here."""
@@ -121,8 +128,18 @@ def check(name: str) -> None:
 
 @encoder.command()
 @click.argument("name")
-@click.option("--images", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--captions", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--images",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder of your pictures.",
+)
+@click.option(
+    "--captions",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A text file with one of your captions or queries a line.",
+)
 @click.option("--min-cosine", default=0.99, show_default=True, help="Least mean cosine to full precision.")
 @debug_option
 def quantize(name: str, images: Path, captions: Path, min_cosine: float) -> None:
