@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cliphouse import catalog, functions, index, queries, schema, search
-from cliphouse.encoders import space_of
-from cliphouse.encoders.access import ANYWHERE
+from cliphouse.encoders.access import ANYWHERE, ImageAccess
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.encoders.decode import MAX_PIXELS
 from cliphouse.engine import Engine, arrow_table, connect
@@ -179,7 +178,7 @@ class Collection:
         opened = [read.open_shard(shard) for shard in planned]
         made_by = plan.encoder_of(Path(directory))
         given = self._chosen.name
-        if made_by and given and space_of(made_by) != space_of(given):
+        if made_by and given and made_by != given:
             raise EncoderMismatch(collection=str(directory), stored=made_by, given=given, kind="folder")
         info = self._before_writing(storage)
         if info is None:
@@ -187,7 +186,7 @@ class Collection:
                 self.name, opened[0], given or made_by, self._chosen.dim, storage or DEFAULT_STORAGE
             )
             return load.load_new(self.engine, info, opened, progress)
-        if made_by and info.encoder and space_of(made_by) != space_of(info.encoder):
+        if made_by and info.encoder and made_by != info.encoder:
             raise EncoderMismatch(collection=self.name, stored=info.encoder, given=made_by)
         return load.load(self.engine, info, opened, progress)
 
@@ -344,23 +343,26 @@ class Collection:
         `parameters` fill `{name:Type}` placeholders. `encode_text` and `encode_image` are there if the database is
         embedded.
         """
-        self.install_functions()
         self._forget()  # the statement may change the table
-        return arrow_table(self.engine, statement, parameters or {})
+        if not self.engine.capabilities.embedded:
+            return arrow_table(self.engine, statement, parameters or {})
+        with functions.installed(self.engine, *self._functions()):
+            return arrow_table(self.engine, statement, parameters or {})
 
     def install_functions(self) -> None:
         """Make `encode_text` and `encode_image` known in SQL, if the engine runs in this process."""
-        if not self.engine.capabilities.embedded:
-            return
-        info = catalog.find(self.engine, self.name)  # now: a function must not query the engine that called it
-
-        def encoder() -> Encoder:
-            # SQL may be asked before there is a collection, or one that names its encoder, as in the tutorial.
-            return self._chosen.load(info if info is not None and info.encoder else None)
-
-        functions.install(self.engine, encoder, self.image_access)
+        if self.engine.capabilities.embedded:
+            functions.install(self.engine, *self._functions())
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _functions(self) -> tuple[Callable[[], Encoder], ImageAccess, Hashable]:
+        """What SQL's functions are to use for this collection, and a key that tells it from others'."""
+        info = catalog.find(self.engine, self.name)  # now: a function must not query the engine that called it
+        # SQL may be asked before there is a collection, or one that names its encoder, as in the tutorial.
+        named = info if info is not None and info.encoder else None
+        key = (self._chosen.key, named and named.encoder, self.image_access)
+        return lambda: self._chosen.load(named), self.image_access, key
 
     def _before_writing(self, storage: Storage | None) -> CollectionInfo | None:
         """The collection as it is, if it is there, after checking that what comes may enter it."""
@@ -369,7 +371,7 @@ class Collection:
         if info is not None:
             if storage not in (None, info.storage):
                 raise UsageError(f"collection {self.name!r} stores {info.storage}, not {storage}; its storage is fixed")
-            self._chosen.check(info)
+            self._chosen.check(info, writing=True)
         return info
 
     def _searchable(self, params: SearchParams) -> CollectionInfo:

@@ -11,7 +11,8 @@ the encoder itself runs once for a text.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cliphouse.encoders.access import NOWHERE, ImageAccess
@@ -45,30 +46,52 @@ class _State:
 
     encoder: Callable[[], Encoder] | None = None
     images: ImageAccess = NOWHERE
+    key: Hashable = None
+    users: int = 0
     registered: bool = False
 
 
-_state, _lock = _State(), threading.Lock()
+_state, _changed = _State(), threading.Condition()
 
 
-def install(engine: Engine, encoder: Callable[[], Encoder], images: ImageAccess) -> None:
+def install(engine: Engine, encoder: Callable[[], Encoder], images: ImageAccess, key: Hashable = None) -> None:
     """Give the embedded `engine` both functions; `encoder` is asked for when one is called.
 
     `encode_image` opens what `images` allows. `encoder` must not query the engine: it is called from inside a query.
-    What was installed last is what SQL uses, in the whole process.
+    What was installed last is what SQL uses, in the whole process: see `installed`.
     """
-    with _lock:
-        _state.encoder, _state.images = encoder, images
-        if not _state.registered:
-            engine.install_function("_encode_text", _text_of)
-            engine.install_function("_encode_image", _image_of)
-            _state.registered = True
-        # The wrappers are stored with the data, so they are written only where they are missing or of another version.
-        sql = "SELECT name, create_query FROM system.functions WHERE name IN ('encode_text', 'encode_image')"
-        present = dict(engine.query(Query(sql=sql)).rows)
-        for name, body in _WRAPPERS.items():
-            if not str(present.get(name, "")).endswith(body):
-                engine.command(f"CREATE OR REPLACE FUNCTION {name} AS t -> {body}")
+    with _changed:
+        _changed.wait_for(lambda: _state.users == 0)
+        _install(engine, encoder, images, key)
+
+
+@contextmanager
+def installed(engine: Engine, encoder: Callable[[], Encoder], images: ImageAccess, key: Hashable) -> Iterator[None]:
+    """Both functions for the length of a statement: one that needs others, told by `key`, waits until it has ended."""
+    with _changed:
+        _changed.wait_for(lambda: _state.users == 0 or _state.key == key)
+        _install(engine, encoder, images, key)
+        _state.users += 1
+    try:
+        yield
+    finally:
+        with _changed:
+            _state.users -= 1
+            _changed.notify_all()
+
+
+def _install(engine: Engine, encoder: Callable[[], Encoder], images: ImageAccess, key: Hashable) -> None:
+    _state.encoder, _state.images, _state.key = encoder, images, key
+    if not _state.registered:
+        engine.install_function("_encode_text", _text_of)
+        engine.install_function("_encode_image", _image_of)
+        _state.registered = True
+    # The wrappers are stored with the data, so they are written only where they are missing or of another version.
+    sql = "SELECT name, create_query FROM system.functions WHERE name IN ('encode_text', 'encode_image')"
+    present = dict(engine.query(Query(sql=sql)).rows)
+    for name, body in _WRAPPERS.items():
+        if not str(present.get(name, "")).endswith(body):
+            engine.command(f"CREATE OR REPLACE FUNCTION {name} AS t -> {body}")
 
 
 def _current() -> Encoder:

@@ -81,7 +81,8 @@ def files(export: Export) -> dict[str, str]:
     """What to write, by path below the directory. Pure: nothing is read or written."""
     allow = [str(Path(os.path.abspath(directory))) for directory in export.allow]  # noqa: PTH100  # links stay links
     # -P: or the server's working directory would come before the installed packages.
-    command = [str(export.python), "-P", "-m", "cliphouse.udf_worker", "--encoder", export.encoder]
+    python = os.path.abspath(export.python) if export.python.parent != Path() else str(export.python)  # noqa: PTH100
+    command = [python, "-P", "-m", "cliphouse.udf_worker", "--encoder", export.encoder]
     command += [word for directory in allow for word in ("--allow", directory)]
     functions = {
         f"encode_{kind}_function.xml": _FUNCTION.format(
@@ -99,7 +100,7 @@ def files(export: Export) -> dict[str, str]:
     readme = _README.format(
         mark=_MARK,
         script=SCRIPT,
-        python=export.python,
+        python=python,
         encoder=export.encoder,
         allowed=", ".join(f"`{directory}`" for directory in allow) or "no directory: export again with `--allow`",
     )

@@ -269,6 +269,9 @@ def test_an_int8_variant_may_search_what_the_full_one_made(
         collection.load(tmp_path / "shards")
     with Collection.open(tmp_path / "db", encoder="tiny-clip-int8") as collection:
         assert collection.search("a red car", column="text", k=1)[0].caption == "a red car"
+        picture("RGB", 70, 80).save(tmp_path / "new.png")
+        with pytest.raises(EncoderMismatch, match="holds tiny-clip embeddings, not tiny-clip-int8"):
+            collection.add(tmp_path / "new.png")
     with (
         Collection.open(tmp_path / "db", encoder="test-words") as collection,
         pytest.raises(EncoderMismatch, match="holds tiny-clip embeddings, not test-words"),

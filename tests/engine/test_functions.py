@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from cliphouse import Collection, IndexConfig
 from cliphouse.encoders.access import ImageAccess
+from cliphouse.engine import connect
 from cliphouse.errors import (
     CliphouseError,
     EncoderUnavailable,
@@ -69,7 +72,7 @@ def test_a_picture_that_changed_is_encoded_again(embedded: Collection, tmp_path:
     [
         ("encode_text('?!')", InvalidVector, "no word"),
         ("encode_text(materialize('?!'))", InvalidVector, "no word"),
-        ("encode_image('/nowhere/cat.png')", InvalidImage, "/nowhere/cat.png: No such file"),
+        ("encode_image('/nowhere/cat.png')", InvalidImage, "/nowhere/cat.png: cannot be opened: No such file"),
         ("encode_image('https://example.com/cat.png')", ImageNotAllowed, "URLs are not fetched"),
     ],
 )
@@ -257,3 +260,30 @@ def test_an_encoder_that_cannot_run_says_so(tmp_path: Path) -> None:
 def test_a_server_is_not_given_functions(server_url: str) -> None:
     with Collection.open(f"{server_url}/default") as collection, pytest.raises(UsageError, match="embedded"):
         collection.engine.install_function("f", lambda text: text.encode())
+
+
+def test_threads_with_other_encoders_get_the_answers_of_their_own(tmp_path: Path) -> None:
+    @dataclass  # which cannot be hashed, and two of which are equal
+    class Constant:
+        value: float = field(compare=False)
+        name: str = "constant"
+        dim: int = 3
+
+        def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            return np.full((len(texts), self.dim), self.value, dtype=np.float32)
+
+        def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+            return np.full((len(images), self.dim), self.value, dtype=np.float32)
+
+    with connect(str(tmp_path / "db")) as engine:
+        collections = [Collection(engine, f"c{value}", Constant(value)) for value in (1, 2)]
+
+        def ask(number: int) -> tuple[int, float]:
+            kind = number % 2
+            answer = collections[kind].sql(f"SELECT encode_text('text {number // 4}') AS v")
+            return kind, answer["v"][0].as_py()[0]
+
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(ask, range(40)))
+    assert {value for kind, value in answers if kind == 0} == {1.0}
+    assert {value for kind, value in answers if kind == 1} == {2.0}

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cliphouse import Encoder, load_encoder
 from cliphouse.encoders import BUILT_IN, MODELS, open_image
-from cliphouse.errors import EncoderUnavailable, InvalidImage, UnknownEncoder
+from cliphouse.errors import EncoderUnavailable, InvalidImage, UnknownEncoder, UsageError
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -34,6 +34,18 @@ def test_without_weights_one_line_names_the_three_ways_to_get_them(name: str) ->
 def test_an_unknown_encoder_is_named_with_the_known_ones() -> None:
     with pytest.raises(UnknownEncoder, match=r"'clip-vit-x'.*clip-vit-b32.*test-words"):
         load_encoder("clip-vit-x")
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_gpu_is_not_promised_by_what_runs_on_the_processor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EncoderUnavailable, match="CUDA was asked for"):
+        load_encoder(name, "cuda")
+    monkeypatch.setenv("CLIPHOUSE_DEVICE", "cuda")
+    with pytest.raises(EncoderUnavailable, match="leave --device out"):
+        load_encoder(name)
+    monkeypatch.setenv("CLIPHOUSE_DEVICE", "tpu")
+    with pytest.raises(UsageError, match="device must be cpu or cuda"):
+        load_encoder(name)
 
 
 def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:

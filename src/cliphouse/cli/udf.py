@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cliphouse.cli.options import debug_option
-from cliphouse.encoders import location_of
+from cliphouse.encoders import MODELS, location_of
 from cliphouse.udf import Export, write
 
 _DEFAULTS = Export()
@@ -69,4 +69,6 @@ def export(directory: Path, encoder: str, allow: Sequence[Path], python: Path, p
     """
     for path in write(directory, Export(encoder=location_of(encoder), allow=allow, python=python, pool_size=pool_size)):
         click.echo(path)
+    if encoder in MODELS and location_of(encoder) == encoder:
+        click.echo(f"the weights of {encoder} are not on this machine; the server's user must find them by that name")
     click.echo(f"next: see {directory / 'README.md'}")

@@ -128,6 +128,8 @@ def load_encoder(name: str, device: str | None = None) -> Encoder:
     if device not in ("cpu", "cuda"):
         raise UsageError(f"device must be cpu or cuda, got {device!r}")
     if name in BUILT_IN:
+        if device == "cuda":
+            raise EncoderUnavailable(name, "CUDA was asked for and it runs on the processor only; leave --device out")
         return _built_in(name)
     found = store.find(name)
     if found is None:

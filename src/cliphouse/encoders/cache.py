@@ -16,7 +16,7 @@ _KEPT = 4096
 
 def text_vector(encoder: Encoder, text: str) -> NDArray[np.float32]:
     """The unit vector of `text`: float32 (dim,), not to be written to. The 4,096 last used are kept."""
-    return _text(encoder, text)  # type: ignore[arg-type]  # a protocol does not say that it can be hashed
+    return _text(_Same(encoder), text)
 
 
 def image_vector(encoder: Encoder, path: str | Path) -> NDArray[np.float32]:
@@ -30,17 +30,30 @@ def image_vector(encoder: Encoder, path: str | Path) -> NDArray[np.float32]:
         changed = (state.st_mtime_ns, state.st_size)
     except OSError:
         changed = (0, 0)  # opening it says what is wrong
-    return _image(encoder, str(path), changed)  # type: ignore[arg-type]
+    return _image(_Same(encoder), str(path), changed)
+
+
+class _Same:
+    """An encoder as a key: the same object and no other, whatever it says of equality itself."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def __hash__(self) -> int:
+        return id(self.encoder)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.encoder is other.encoder
 
 
 @lru_cache(maxsize=_KEPT)
-def _text(encoder: Encoder, text: str) -> NDArray[np.float32]:
-    return _kept(encoder.encode_texts([text]))
+def _text(key: _Same, text: str) -> NDArray[np.float32]:
+    return _kept(key.encoder.encode_texts([text]))
 
 
 @lru_cache(maxsize=_KEPT)
-def _image(encoder: Encoder, path: str, changed: tuple[int, int]) -> NDArray[np.float32]:  # noqa: ARG001  # in the key
-    return _kept(encoder.encode_images([open_image(path)]))
+def _image(key: _Same, path: str, changed: tuple[int, int]) -> NDArray[np.float32]:  # noqa: ARG001  # in the key
+    return _kept(key.encoder.encode_images([open_image(path)]))
 
 
 def _kept(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from cliphouse.encoders import LAION_ENCODER, known_dim, load_encoder, name_of, space_of
 from cliphouse.encoders.cache import image_vector, text_vector
-from cliphouse.errors import EncoderMismatch
+from cliphouse.errors import EncoderMismatch, EncoderUnavailable
 from cliphouse.types import CollectionInfo, Encoder
 
 if TYPE_CHECKING:
@@ -39,13 +40,21 @@ class Chosen:
             return known_dim(self.given)
         return self.given.dim if self.given else None
 
-    def check(self, info: CollectionInfo) -> None:
-        """A chosen encoder must speak of the stored vectors' space; a collection that names none takes any.
+    @property
+    def key(self) -> Hashable:
+        """Tells what was chosen from other choices; an object is itself alone."""
+        return self.given if isinstance(self.given, str) else id(self.given), self.device
+
+    def check(self, info: CollectionInfo, *, writing: bool = False) -> None:
+        """A chosen encoder must be the stored one, or to read, speak of its space; where none is stored, any will do.
 
         Raises:
             EncoderMismatch: it does not.
         """
-        if self.name and info.encoder and space_of(self.name) != space_of(info.encoder):
+        if not self.name or not info.encoder or self.name == info.encoder:
+            return
+        # A variant may search; if it wrote, precisions would mix, and nobody could tell the rows apart.
+        if writing or space_of(self.name) != space_of(info.encoder):
             raise EncoderMismatch(collection=info.name, stored=info.encoder, given=self.name)
 
     def load(self, info: CollectionInfo | None = None) -> Encoder:
@@ -58,7 +67,13 @@ class Chosen:
             self.check(info)
         if self.given is None:
             return load_encoder(LAION_ENCODER if info is None else info.encoder, self.device)
-        return load_encoder(self.given, self.device) if isinstance(self.given, str) else self.given
+        if isinstance(self.given, str):
+            return load_encoder(self.given, self.device)
+        if self.device == "cuda":
+            raise EncoderUnavailable(
+                self.given.name, "it was given as an object, which runs where it runs; leave device out"
+            )
+        return self.given
 
     def vector(self, info: CollectionInfo, query: str | Path | Image) -> NDArray[np.float32]:
         """The unit vector of a text, of the picture in a file, or of a picture: float32 (dim,)."""
