@@ -14,7 +14,7 @@ test: $(VENV)/test
 # The same encoders on PyTorch, for comparison: takes a processor's build of torch where there is one.
 TORCH ?= torch==2.13.0
 test-oracle: $(VENV)/oracle
-	$(BIN)/python -m pytest tests/encoders
+	$(BIN)/python -m pytest tests/encoders/test_against_torch.py tests/encoders/test_preparation.py
 
 check: $(VENV)/check
 	$(BIN)/ruff format --check .
