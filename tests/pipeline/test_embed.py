@@ -199,15 +199,43 @@ def test_a_name_that_fits_two_pictures_or_has_two_captions_is_no_guess(tmp_path:
         tmp_path / "in" / "c.csv", [("1.png", "a"), ("2.png", "b"), ("2.png", "c"), ("3", "d"), ("4", "e"), ("4", "f")]
     )
     report, rows = _embed(tmp_path / "in", tmp_path / "out")
-    assert {key: row["caption"] for key, row in rows.items()} == {"dogs/3.png": "d", "dogs/4.png": "its own caption"}
-    assert report.skipped == {"ambiguous description": 3}
+    assert {key: row["caption"] for key, row in rows.items()} == {"dogs/3.png": "d"}
+    assert report.skipped == {"ambiguous description": 4}
     reasons = _skipped(tmp_path / "out")
     assert reasons["1.png"] == "ambiguous description: in c.csv, '1.png' also fits cats/1.png and dogs/1.png"
     assert reasons["2.png"] == "ambiguous description: c.csv has several captions for it, in rows 2, 3"
     _csv(tmp_path / "in" / "c.csv", [("cats/1.png", "a"), ("dogs/1.png", "z"), ("2.png", "b")])
     report, rows = _embed(tmp_path / "in", tmp_path / "out")
-    assert (report.pictures, report.known, report.skipped) == (3, 2, {})
+    assert (report.pictures, report.known, report.skipped) == (4, 1, {})
     assert (rows["cats/1.png"]["caption"], rows["dogs/1.png"]["caption"]) == ("a", "z")
+
+
+def test_files_that_disagree_are_no_guess_and_files_that_agree_are_one_caption(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name in ("p0", "p1", "p2", "p3", "sub/p4"):
+        draw(folder / f"{name}.png")
+    _csv(folder / "a.csv", [("p0.png", "from a"), ("p2.png", "from a"), ("p3.png", "same"), ("p4.png", "from above")])
+    _csv(folder / "b.csv", [("p0.png", "from b"), ("p3.png", "same")])
+    _csv(folder / "sub" / "a.csv", [("p4.png", "from here")])
+    (folder / "p1.txt").write_text("from text")
+    (folder / "p1.json").write_text('{"caption": "from json"}')
+    (folder / "p2.txt").write_text("from text")
+    (folder / "p3.txt").write_text(" same\n")
+    (folder / "p3.json").write_text('{"caption": "same", "year": 7}')
+    write_tar(folder / "t.tar", {"1.png": data("red", "PNG"), "1.txt": b"one", "1.json": b'{"caption": "two"}'})
+    report, rows = _embed(folder, tmp_path / "out")
+    assert {key: (row["caption"], row["year"]) for key, row in rows.items()} == {"p3.png": ("same", 7)}
+    assert report.skipped == {"ambiguous description": 5}
+    said = {name: reason.removeprefix("ambiguous description: ") for name, reason in _skipped(tmp_path / "out").items()}
+    assert said == {
+        "p0.png": "a.csv and b.csv have different captions for it",
+        "p1.png": "p1.txt and p1.json have different captions for it",
+        "p2.png": "p2.txt and a.csv have different captions for it",
+        "p4.png": f"{folder}/sub/a.csv and {folder}/a.csv have different captions for it",
+        "1.png": "1.txt and 1.json have different captions for it",
+    }
+    listed = embed([(folder / "p1.png", "I say so")], tmp_path / "out", encoder="test-words")
+    assert (listed.captioned, listed.skipped) == (1, {})
 
 
 def test_captions_that_cannot_be_read_hold_their_pictures_back(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def embed(src: str, out: Path, encoder: str, device: str | None, shard_size: int
 
     A caption is cat.txt or cat.json beside cat.jpg, or a row of a CSV, TSV, JSON lines or parquet file in the same
     folder or above that names the picture (columns file_name, image_path, key, ... and caption, text, ...). They are
-    joined by name. Where a name fits several pictures, or a picture has several captions, the picture is skipped.
+    joined by name. Where a name fits several pictures, or a picture has several different captions, in one file or in
+    several, the picture is skipped. Files that say the same agree. A caption in a list on standard input goes first.
 
     Run the same command again to go on where it stopped, or to take in new pictures: those that are in OUT already,
     by their path, are left alone, even if they have changed. Hidden files are left out.

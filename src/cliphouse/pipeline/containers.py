@@ -20,11 +20,11 @@ from cliphouse.pipeline.captions import (
     Description,
     Table,
     Unusable,
-    clean_caption,
     combine,
     describe,
     is_failure,
     read_json,
+    read_text,
 )
 from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of
 
@@ -86,8 +86,10 @@ def _from_member(
         return Missing(identity, f"too large: a file of {members[name].size:,} bytes")
     try:
         data, text, more = content(name) or b"", content(stem + TEXT), content(stem + JSON)
-        caption = None if text is None else clean_caption(text.decode("utf-8-sig", "replace"))
-        found = combine(caption, read_json(more) if more is not None else Description())
+        found = combine(
+            Description() if text is None else read_text(text, stem + TEXT),
+            Description() if more is None else read_json(more, stem + JSON),
+        )
         if table:
             found = table.complete(found, name)
     except _DAMAGE as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cliphouse.encoders.decode import suffixes
@@ -174,16 +174,20 @@ def _from_file(
     scopes: Sequence[_Scope] = (),
     caption: str | None = None,
 ) -> Found:
-    """The picture at `path`, with what the files of the same name beside it say (`names` lists what is there)."""
+    """The picture at `path`, with what the files of the same name beside it say (`names` lists what is there).
+
+    A `caption` that is given is meant, whatever other captions there are.
+    """
     identity = as_text(path)
     if identity in done:
         return Known(identity)
     text, more = path.with_suffix(TEXT), path.with_suffix(JSON)
     try:
-        found = combine(
-            caption or (read_text(text) if text.name in names else None),
-            read_json(more) if more.name in names else Description(),
+        beside = (
+            read_text(text, str(text)) if text.name in names and not caption else Description(),
+            read_json(more, str(more)) if more.name in names else Description(),
         )
+        found = replace(beside[1], caption=caption) if caption else combine(*beside)
         for scope in reversed(scopes):
             for table in scope.tables:
                 found = table.complete(found, path.relative_to(scope.folder).as_posix())
