@@ -16,19 +16,21 @@ from cliphouse.encoders import open_image
 from cliphouse.encoders.decode import suffixes
 from cliphouse.errors import InvalidImage
 
-#: Opens the file, says why it cannot, and how much memory that took in MiB.
+#: Opens the file, says how much memory that took in MiB, and why it cannot. `getrusage` would count the parent's memory.
 _PEAK = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from PIL import Image
 from cliphouse.encoders.decode import open_header
 from cliphouse.errors import InvalidImage
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 Image.init()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 try:
     open_header(Path(sys.argv[1]), max_pixels=1_000_000)
 except InvalidImage as error:
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, error.reason)
+    print((peak() - before) // 1024, error.reason)
 """
 
 
