@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -305,6 +306,33 @@ def test_a_damaged_archive_gives_what_is_whole(tmp_path: Path) -> None:
     assert sorted(rows) == ["1.png", "d.png"]
     assert {"b.tar", "c.tar.gz"} <= set(_skipped(tmp_path / "out"))
     assert set(report.skipped) == {"broken archive"}
+
+
+def test_a_compressed_tar_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step back in it would unpack it again from its beginning."""
+    members = {f"{number:03d}.png": data("red", "PNG") for number in range(20)}
+    members |= {f"{number:03d}.txt": b"late" for number in reversed(range(20))}
+    whole = write_tar(tmp_path / "a.tar", members).read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(whole))
+    rewound: list[object] = []
+    monkeypatch.setattr(gzip._GzipReader, "_rewind", rewound.append)  # type: ignore[attr-defined]
+    report, rows = _embed(tmp_path / "a.tar.gz", tmp_path / "out")
+    assert (report.captioned, report.skipped, rewound) == (20, {}, [])
+    assert list(rows) == list(members)[:20]
+    noise = random.Random(1).randbytes(50_000)
+    packed = gzip.compress(write_tar(tmp_path / "b.tar", {"1.png": data("red", "PNG"), "n": noise}).read_bytes())
+    (tmp_path / "b.tgz").write_bytes(packed[:20_000])
+    report, rows = _embed(tmp_path / "b.tgz", tmp_path / "cut")
+    assert (list(rows), report.skipped) == (["1.png"], {"broken archive": 1})
+
+
+def test_a_parquet_file_that_became_another_is_looked_at_again(tmp_path: Path) -> None:
+    draw(tmp_path / "in" / "a.png")
+    pq.write_table(pa.table({"key": ["x"], "png": [data("red")]}), tmp_path / "in" / "t.parquet")
+    assert embed(tmp_path / "in", tmp_path / "one", encoder="test-words").pictures == 2
+    pq.write_table(pa.table({"key": ["a"], "caption": ["a plum"]}), tmp_path / "in" / "t.parquet")
+    _, rows = _embed(tmp_path / "in", tmp_path / "two")
+    assert {key: row["caption"] for key, row in rows.items()} == {"a": "a plum"}
 
 
 def test_keys_of_a_parquet_file_that_come_twice(tmp_path: Path) -> None:

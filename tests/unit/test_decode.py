@@ -16,7 +16,7 @@ from cliphouse.encoders import open_image
 from cliphouse.encoders.decode import suffixes
 from cliphouse.errors import InvalidImage
 
-#: Opens the file, says how much memory that took in MiB, and why it cannot. `getrusage` would count the parent's memory.
+#: Opens the file; says how many MiB that took, and why it cannot. `getrusage` would count the parent's memory.
 _PEAK = """
 import re, sys
 from pathlib import Path
