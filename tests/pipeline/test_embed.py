@@ -514,6 +514,39 @@ def test_its_own_output_is_not_taken_for_pictures(tmp_path: Path) -> None:
         embed(tmp_path / "in", tmp_path / "in", encoder="test-words")
 
 
+def test_what_the_user_has_is_not_written_over(tmp_path: Path) -> None:
+    mine = tmp_path / "par"
+    draw(mine / "2020" / "x.png")
+    draw(mine / "top.png")
+    (mine / "skipped.jsonl").write_text("mine")
+    for out, reason in ((mine, "par holds the source .*/par/2020;"), (tmp_path, "holds the source")):
+        with pytest.raises(UsageError, match=reason):
+            embed(mine / "2020", out, encoder="test-words")
+        with Collection.open(tmp_path / "db", encoder="test-words") as it, pytest.raises(UsageError, match=reason):
+            it.add(mine / "2020", work=out)
+    draw(tmp_path / "in" / "y.png")
+    for source in (tmp_path / "in", [tmp_path / "in" / "y.png"]):
+        with pytest.raises(UsageError, match=r"par holds 2020, which `cliphouse embed` did not write"):
+            embed(source, mine, encoder="test-words")
+    assert sorted(path.name for path in mine.iterdir()) == ["2020", "skipped.jsonl", "top.png"]
+    assert (mine / "skipped.jsonl").read_text() == "mine"
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".DS_Store").write_bytes(b"")
+    (tmp_path / "new" / "cliphouse.json.part").write_bytes(b"killed")
+    assert embed(mine, tmp_path / "new", encoder="test-words").pictures == 2
+
+
+def test_a_folder_of_shards_as_the_source(tmp_path: Path) -> None:
+    draw(tmp_path / "in" / "x.png")
+    (tmp_path / "in" / "y.png").write_bytes(b"broken")
+    embed(tmp_path / "in", tmp_path / "out", encoder="test-words")
+    with pytest.raises(UsageError, match=r"out is a folder of shards .*, without pictures; load it"):
+        embed(tmp_path / "out", tmp_path / "new", encoder="test-words")
+    draw(tmp_path / "out" / "top.png")
+    _, rows = _embed(tmp_path / "out", tmp_path / "new")
+    assert {key: row.get("reason") for key, row in rows.items()} == {"top.png": None}
+
+
 def test_a_folder_of_another_encoder_or_of_nobody_is_refused(tmp_path: Path) -> None:
     draw_folder(tmp_path / "in", 2)
 

@@ -72,6 +72,8 @@ def embed(src: str, out: Path, encoder: str, device: str | None, shard_size: int
     joined by name. Where a name fits several pictures, or a picture has several different captions, in one file or in
     several, the picture is skipped. Files that say the same agree. A caption in a list on standard input goes first.
 
+    OUT is a new or empty folder, or one that `embed` wrote, and does not hold SRC.
+
     Run the same command again to go on where it stopped, or to take in new pictures: those that are in OUT already,
     by their path, are left alone, even if they have changed. Hidden files are left out.
 

@@ -17,8 +17,9 @@ from cliphouse.encoders import LAION_ENCODER, load_encoder
 from cliphouse.encoders.decode import MAX_PIXELS, quiet
 from cliphouse.errors import InvalidImage, NoPictures, StorageError, UsageError
 from cliphouse.pipeline.ahead import BUDGET_BYTES, Decoded, decoded
-from cliphouse.pipeline.folder import SKIPPED, EmbedFolder, paths_in, plain
+from cliphouse.pipeline.folder import EmbedFolder, paths_in, plain
 from cliphouse.pipeline.items import Item, Known, Missing, as_text
+from cliphouse.pipeline.plan import SKIPPED
 from cliphouse.pipeline.sources import Listed, Source
 from cliphouse.types import ROWS_PER_SHARD, EmbedReport, Encoder, Progress, ProgressCallback, Shard
 
@@ -76,8 +77,7 @@ def embed(
     """
     options = EmbedOptions(shard_size=shard_size, max_pixels=max_pixels)
     source, out = Source(src), Path(out).resolve()
-    if str(out) == source.name:
-        raise UsageError(f"{out} is the source; write the shards to another folder")
+    source.keep_apart(out)
     ready = load_encoder(encoder, device) if isinstance(encoder, str) else encoder
     with EmbedFolder.open(out, ready, source.name) as folder:
         done = {path for shard in folder.shards() for path in paths_in(shard)}

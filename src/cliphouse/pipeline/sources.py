@@ -23,7 +23,7 @@ from cliphouse.pipeline.captions import (
 )
 from cliphouse.pipeline.containers import companion, count_in, from_parquet, from_tar, is_tar, picture_column, tar_stem
 from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of
-from cliphouse.pipeline.plan import MARK
+from cliphouse.pipeline.plan import MARK, SKIPPED
 
 Listed = Iterable[str | Path | tuple[str | Path, str]]
 
@@ -47,12 +47,33 @@ class Source:
         #: What the paths of all its items begin with.
         self.prefix = as_text(self._path).rstrip("/") + ("/" if self._is_container else "")
 
+    def keep_apart(self, out: Path) -> None:
+        """Refuse to write shards to `out`, a resolved path, if this is it or lies in it.
+
+        Raises:
+            UsageError: it does.
+        """
+        if self._listed is None and self._path.is_relative_to(out):
+            what = "is the source" if self._path == out else f"holds the source {self._path}"
+            raise UsageError(f"{out} {what}; write the shards to another folder")
+
     def items(self, done: Container[str]) -> Iterator[Found]:
-        """Every picture, in a stable order. Those whose path is in `done` are named and not read."""
+        """Every picture, in a stable order. Those whose path is in `done` are named and not read.
+
+        Raises:
+            UsageError: it is a folder of shards, and holds no pictures.
+        """
         if self._listed is not None:
             yield from _from_list(self._listed, done)
         elif self._path.is_dir():
-            yield from _from_folder(self._path, done)
+            found = None
+            for found in _from_folder(self._path, done):
+                yield found
+            if found is None and (self._path / MARK).is_file():
+                raise UsageError(
+                    f"{self._path} is a folder of shards that `cliphouse embed` wrote, without pictures; "
+                    "load it with `cliphouse load`, or give the folder of its pictures"
+                )
         elif is_tar(self._path.name):
             yield from from_tar(self._path, done)
         elif self._path.suffix.lower() == ".parquet":
@@ -94,7 +115,7 @@ class _Listing:
 def _listings(root: Path) -> Iterator[_Listing]:
     """`root` and the folders below it, each once, in order of name.
 
-    Left out: what is hidden (cameras and systems keep their own things there), and folders that `embed` wrote.
+    Left out: what is hidden (cameras and systems keep their own things there), and folders below that `embed` wrote.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [root]
@@ -108,7 +129,8 @@ def _listings(root: Path) -> Iterator[_Listing]:
             yield _Listing(folder=folder, problem=f"cannot be opened: {error.strerror}")
             continue
         files = [name for name, is_folder in found if not is_folder]
-        if (status.st_dev, status.st_ino) in seen or MARK in files:  # a link that leads back, or our own output
+        ours = MARK in files
+        if (status.st_dev, status.st_ino) in seen or (ours and folder != root):  # a link that leads back, or our output
             continue
         seen.add((status.st_dev, status.st_ino))
         folders = [name for name, is_folder in found if is_folder]
@@ -126,6 +148,7 @@ def _listings(root: Path) -> Iterator[_Listing]:
                 for name in files
                 if Path(name).suffix.lower() in TABLE_SUFFIXES
                 and name not in containers
+                and not (ours and name == SKIPPED)
                 and Path(name).stem not in owned
             ],
         )
