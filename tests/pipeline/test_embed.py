@@ -7,6 +7,8 @@ import json
 import os
 import random
 import subprocess
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 from PIL import Image, features
 
 from cliphouse import Collection, Progress, embed
+from cliphouse.encoders.decode import OpenImage
 from cliphouse.encoders.words import COLOURS, WordEncoder
 from cliphouse.errors import (
     EncoderMismatch,
@@ -30,6 +33,7 @@ from cliphouse.errors import (
 )
 from cliphouse.pipeline import ahead
 from cliphouse.pipeline import embed as job
+from cliphouse.pipeline.items import Item
 from cliphouse.pipeline.plan import plan
 from cliphouse.types import Shard
 from tests.data import write_shard
@@ -455,11 +459,37 @@ def test_an_older_shard_is_written_before_it_is_full(tmp_path: Path, monkeypatch
 
 
 def test_decoded_pictures_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A budget of three pictures: no batch is larger, and all of them come, in order."""
-    monkeypatch.setattr(ahead, "BUDGET_BYTES", 3 * 24 * 16 * 4)
+    """A budget of three pictures: so many are decoded and wait, never more, and all come, in order."""
+    budget = 3 * 24 * 16 * 4
+    monkeypatch.setattr(ahead, "BUDGET_BYTES", budget)
+    draw_folder(tmp_path / "in", 20)
+    large = draw(tmp_path / "in" / "10.png", "red", (500, 500))  # alone over the budget
+    lock, held, most = threading.Lock(), dict[str, int](), list[int]()
+    decode = OpenImage.decode
+
+    def counting(opened: OpenImage) -> Image.Image:
+        with lock:
+            held[opened.name] = opened.decoded_bytes
+            most.append(sum(held.values()))
+        return decode(opened)
+
+    monkeypatch.setattr(OpenImage, "decode", counting)
+    paths = sorted((tmp_path / "in").glob("*.png"))
+    taken = []
+    for picture in ahead.decoded((Item(path=str(path), key="", data=path) for path in paths), max_pixels=10**6):
+        time.sleep(0.02)  # an encoder at work: the threads decode all that they may
+        taken.append(picture.item.path)
+        with lock:
+            del held[picture.item.path]
+    assert taken == list(map(str, paths))
+    assert large in paths
+    assert sorted(set(most))[-2:] == [budget, 500 * 500 * 4], "three, or the large one alone"
+
+
+def test_no_batch_is_larger_than_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "BUDGET_BYTES", 3 * 24 * 16 * 4)
     draw_folder(tmp_path / "in", 20)
-    draw(tmp_path / "in" / "10.png", "red", (500, 500))  # alone over the budget
+    draw(tmp_path / "in" / "10.png", "red", (500, 500))
     sizes = []
 
     class Counting(WordEncoder):
@@ -468,7 +498,7 @@ def test_decoded_pictures_that_wait_are_bounded(tmp_path: Path, monkeypatch: pyt
             return super().encode_images(images)
 
     embed(tmp_path / "in", tmp_path / "out", encoder=Counting())
-    assert max(sizes) == 3
+    assert sizes == [3, 3, 3, 2, 3, 3, 3]
     assert [row["key"] for row in rows_of(plan(tmp_path / "out"))] == [f"{number:02d}.png" for number in range(20)]
 
 
