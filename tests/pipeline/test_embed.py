@@ -243,6 +243,24 @@ def test_files_that_disagree_are_no_guess_and_files_that_agree_are_one_caption(t
     assert (listed.captioned, listed.skipped) == (1, {})
 
 
+def test_rows_that_name_no_picture_are_counted(tmp_path: Path) -> None:
+    for name in ("000000000.png", "sub/000000001.png"):
+        draw(tmp_path / "in" / name)
+    numbers = pa.table({"key": [0, 1, 2], "caption": ["a", "b", "c"]})  # numbers have lost the zeros of the names
+    pq.write_table(numbers, tmp_path / "in" / "t.parquet")
+    _csv(tmp_path / "in" / "sub" / "c.csv", [("000000001.png", "one"), ("absent.png", "two")])
+    report, _ = _embed(tmp_path / "in", tmp_path / "out")
+    assert report.captioned == 1
+    assert report.unmatched == {f"{tmp_path}/in/t.parquet": 3, f"{tmp_path}/in/sub/c.csv": 1}
+    for layout in ("files", "webdataset"):
+        img2dataset(tmp_path / layout, layout, {"000000001": "red"})
+        assert _embed(tmp_path / layout, tmp_path / f"{layout} out")[0].unmatched == {}
+    (tmp_path / "webdataset" / "00000.parquet").unlink()
+    _csv(tmp_path / "webdataset" / "00000.csv", [("absent", "x")])
+    report, _ = _embed(tmp_path / "webdataset", tmp_path / "tar")
+    assert report.unmatched == {f"{tmp_path}/webdataset/00000.csv": 1}
+
+
 def test_captions_that_cannot_be_read_hold_their_pictures_back(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         draw(tmp_path / "in" / f"{name}.png")

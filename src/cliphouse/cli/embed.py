@@ -209,3 +209,8 @@ def _say_rest(report: EmbedReport, where: str) -> None:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.skipped.items())
         listed = f"; see {report.skipped_list}" if report.skipped_list else ""
         click.echo(f"skipped {sum(report.skipped.values()):,}: {reasons}{listed}")
+    if report.unmatched:
+        rows = sum(report.unmatched.values())
+        first, *others = report.unmatched
+        more = f" and {len(others):,} more tables" if others else ""
+        click.echo(f"{rows:,} row{'s' if rows != 1 else ''} of {first}{more} named no picture of the source")

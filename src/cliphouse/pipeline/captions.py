@@ -109,8 +109,10 @@ def combine(*described: Description) -> Description:
     return Description(first.caption, more, first.told_by)
 
 
-def join(names: Iterable[str | None], pictures: Collection[str]) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Which rows of a table describe each picture, and why some pictures cannot be told.
+def join(
+    names: Iterable[str | None], pictures: Collection[str]
+) -> tuple[dict[str, list[int]], dict[str, str], list[int]]:
+    """Which rows of a table describe each picture, why some pictures cannot be told, and which rows name none.
 
     `names` are the table's, by row; `pictures` are paths below the table's folder, with forward slashes. A name means
     the picture of this path, else of this path without its ending, else of this file name anywhere, else of this file
@@ -124,6 +126,7 @@ def join(names: Iterable[str | None], pictures: Collection[str]) -> tuple[dict[s
             index[view(picture)].append(picture)
     rows: dict[str, list[int]] = defaultdict(list)
     doubts: dict[str, str] = {}
+    strays: list[int] = []
     for row, name in enumerate(names):
         given = (name or "").strip()
         forms = [str(PurePosixPath(form)) for form in dict.fromkeys((given, given.replace("\\", "/")))]
@@ -133,7 +136,9 @@ def join(names: Iterable[str | None], pictures: Collection[str]) -> tuple[dict[s
         else:
             for picture in found:
                 rows[picture].append(row)
-    return dict(rows), doubts
+        if not found:
+            strays.append(row)
+    return dict(rows), doubts, strays
 
 
 class Table:
@@ -154,7 +159,7 @@ class Table:
         Raises:
             Unusable: the table cannot be read, or says two things.
         """
-        rows, doubts = self._joined
+        rows, doubts, _ = self._joined
         if self._broken:
             raise Unusable(f"description cannot be read: {self.path.name}: {self._broken}")
         if picture in doubts:
@@ -180,6 +185,14 @@ class Table:
             if found.caption is None:
                 raise
             return found
+
+    def unmatched(self) -> int:
+        """How many rows name no picture that is here, if it was asked about any; those of failed downloads apart."""
+        if "_joined" not in self.__dict__:
+            return 0
+        status = _column(self._table.column_names, ("status",))
+        states = self._table.column(status) if status else None
+        return sum(states is None or not is_failure(states[row].as_py()) for row in self._joined[2])
 
     def failed(self) -> list[tuple[str, str]]:
         """The names that it marks as not downloaded, with their status; img2dataset lists these too."""
@@ -207,7 +220,7 @@ class Table:
         return [None if name is None else self._relative(str(name)) for name in names]
 
     @cached_property
-    def _joined(self) -> tuple[dict[str, list[int]], dict[str, str]]:
+    def _joined(self) -> tuple[dict[str, list[int]], dict[str, str], list[int]]:
         return join(self._names, self._pictures)
 
     def _relative(self, name: str) -> str:

@@ -29,7 +29,7 @@ from cliphouse.pipeline.captions import (
     read_json,
     read_text,
 )
-from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of
+from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of, unmatched
 
 _GZIP = b"\x1f\x8b\x08"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -72,6 +72,7 @@ def from_tar(path: Path, done: Container[str]) -> Iterator[Found]:
             for name in pictures:
                 identity = f"{place}/{as_text(name)}"
                 yield Known(identity) if identity in done else _from_member(tar, members, name, identity, table)
+            yield from unmatched([table] if table else ())
             if cut or damage:
                 yield Missing(place, f"broken archive: {cut or damage}")
     except _DAMAGE as error:

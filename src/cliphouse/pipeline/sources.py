@@ -22,7 +22,7 @@ from cliphouse.pipeline.captions import (
     read_text,
 )
 from cliphouse.pipeline.containers import companion, count_in, from_parquet, from_tar, is_tar, picture_column, tar_stem
-from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of
+from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of, unmatched
 from cliphouse.pipeline.plan import MARK, SKIPPED
 
 Listed = Iterable[str | Path | tuple[str | Path, str]]
@@ -169,7 +169,7 @@ def _from_folder(root: Path, done: Container[str]) -> Iterator[Found]:
         if listing.problem:
             yield Missing(as_text(folder), listing.problem)
         while scopes and not folder.is_relative_to(scopes[-1].folder):
-            scopes.pop()
+            yield from unmatched(scopes.pop().tables)
         own = companion(folder) if folder != root else None
         if paths := [*([own] if own else []), *(folder / name for name in listing.tables)]:
             below = [
@@ -186,6 +186,8 @@ def _from_folder(root: Path, done: Container[str]) -> Iterator[Found]:
         for name in listing.containers:
             inside = folder / name
             yield from from_tar(inside, done) if is_tar(name) else from_parquet(inside, done)
+    for scope in reversed(scopes):
+        yield from unmatched(scope.tables)
 
 
 def _from_file(
