@@ -78,7 +78,8 @@ def embed(src: str, out: Path, encoder: str, device: str | None, shard_size: int
     by their path, are left alone, even if they have changed. Hidden files are left out.
 
     Pictures that are broken, too large, or no pictures at all are skipped, counted, and named in OUT/skipped.jsonl;
-    each run tries them again. Rows of a table that name no picture are counted at the end. The exit code is 0 if any picture of SRC is in OUT at the end, and 2 if none is.
+    each run tries them again. Rows of a table that name no picture are counted at the end. The exit code is 0 if any
+    picture of SRC is in OUT at the end, and 2 if none is.
 
     \b
     Examples:
