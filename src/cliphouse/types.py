@@ -346,7 +346,8 @@ class EmbedReport:
     """What embedding a source did.
 
     `pictures` are new, `captioned` of them have a text embedding, `known` were there before; `skipped` counts by reason
-    those that could not be embedded, and `skipped_list` is the file that names each.
+    those that could not be embedded, and `skipped_list` is the file that names each. `unmatched` counts, by the path of
+    a table beside the pictures, its rows that name none of them; tables are read only where there are new pictures.
     """
 
     encoder: str
@@ -360,6 +361,7 @@ class EmbedReport:
     seconds: float
     #: Vector indexes that do not cover the new rows yet.
     stale_indexes: tuple[str, ...] = ()
+    unmatched: Mapping[str, int] = field(default_factory=dict)
 
 
 def shard_ranges(numbers: Iterable[int]) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
 import subprocess
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import pytest
 from PIL import Image, features
 
 from cliphouse import Collection, Progress, embed
+from cliphouse.encoders.decode import OpenImage
 from cliphouse.encoders.words import COLOURS, WordEncoder
 from cliphouse.errors import (
     EncoderMismatch,
@@ -29,6 +33,7 @@ from cliphouse.errors import (
 )
 from cliphouse.pipeline import ahead
 from cliphouse.pipeline import embed as job
+from cliphouse.pipeline.items import Item
 from cliphouse.pipeline.plan import plan
 from cliphouse.types import Shard
 from tests.data import write_shard
@@ -199,15 +204,61 @@ def test_a_name_that_fits_two_pictures_or_has_two_captions_is_no_guess(tmp_path:
         tmp_path / "in" / "c.csv", [("1.png", "a"), ("2.png", "b"), ("2.png", "c"), ("3", "d"), ("4", "e"), ("4", "f")]
     )
     report, rows = _embed(tmp_path / "in", tmp_path / "out")
-    assert {key: row["caption"] for key, row in rows.items()} == {"dogs/3.png": "d", "dogs/4.png": "its own caption"}
-    assert report.skipped == {"ambiguous description": 3}
+    assert {key: row["caption"] for key, row in rows.items()} == {"dogs/3.png": "d"}
+    assert report.skipped == {"ambiguous description": 4}
     reasons = _skipped(tmp_path / "out")
     assert reasons["1.png"] == "ambiguous description: in c.csv, '1.png' also fits cats/1.png and dogs/1.png"
     assert reasons["2.png"] == "ambiguous description: c.csv has several captions for it, in rows 2, 3"
     _csv(tmp_path / "in" / "c.csv", [("cats/1.png", "a"), ("dogs/1.png", "z"), ("2.png", "b")])
     report, rows = _embed(tmp_path / "in", tmp_path / "out")
-    assert (report.pictures, report.known, report.skipped) == (3, 2, {})
+    assert (report.pictures, report.known, report.skipped) == (4, 1, {})
     assert (rows["cats/1.png"]["caption"], rows["dogs/1.png"]["caption"]) == ("a", "z")
+
+
+def test_files_that_disagree_are_no_guess_and_files_that_agree_are_one_caption(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name in ("p0", "p1", "p2", "p3", "sub/p4"):
+        draw(folder / f"{name}.png")
+    _csv(folder / "a.csv", [("p0.png", "from a"), ("p2.png", "from a"), ("p3.png", "same"), ("p4.png", "from above")])
+    _csv(folder / "b.csv", [("p0.png", "from b"), ("p3.png", "same")])
+    _csv(folder / "sub" / "a.csv", [("p4.png", "from here")])
+    (folder / "p1.txt").write_text("from text")
+    (folder / "p1.json").write_text('{"caption": "from json"}')
+    (folder / "p2.txt").write_text("from text")
+    (folder / "p3.txt").write_text(" same\n")
+    (folder / "p3.json").write_text('{"caption": "same", "year": 7}')
+    write_tar(folder / "t.tar", {"1.png": data("red", "PNG"), "1.txt": b"one", "1.json": b'{"caption": "two"}'})
+    report, rows = _embed(folder, tmp_path / "out")
+    assert {key: (row["caption"], row["year"]) for key, row in rows.items()} == {"p3.png": ("same", 7)}
+    assert report.skipped == {"ambiguous description": 5}
+    said = {name: reason.removeprefix("ambiguous description: ") for name, reason in _skipped(tmp_path / "out").items()}
+    assert said == {
+        "p0.png": "a.csv and b.csv have different captions for it",
+        "p1.png": "p1.txt and p1.json have different captions for it",
+        "p2.png": "p2.txt and a.csv have different captions for it",
+        "p4.png": f"{folder}/sub/a.csv and {folder}/a.csv have different captions for it",
+        "1.png": "1.txt and 1.json have different captions for it",
+    }
+    listed = embed([(folder / "p1.png", "I say so")], tmp_path / "out", encoder="test-words")
+    assert (listed.captioned, listed.skipped) == (1, {})
+
+
+def test_rows_that_name_no_picture_are_counted(tmp_path: Path) -> None:
+    for name in ("000000000.png", "sub/000000001.png"):
+        draw(tmp_path / "in" / name)
+    numbers = pa.table({"key": [0, 1, 2], "caption": ["a", "b", "c"]})  # numbers have lost the zeros of the names
+    pq.write_table(numbers, tmp_path / "in" / "t.parquet")
+    _csv(tmp_path / "in" / "sub" / "c.csv", [("000000001.png", "one"), ("absent.png", "two")])
+    report, _ = _embed(tmp_path / "in", tmp_path / "out")
+    assert report.captioned == 1
+    assert report.unmatched == {f"{tmp_path}/in/t.parquet": 3, f"{tmp_path}/in/sub/c.csv": 1}
+    for layout in ("files", "webdataset"):
+        img2dataset(tmp_path / layout, layout, {"000000001": "red"})
+        assert _embed(tmp_path / layout, tmp_path / f"{layout} out")[0].unmatched == {}
+    (tmp_path / "webdataset" / "00000.parquet").unlink()
+    _csv(tmp_path / "webdataset" / "00000.csv", [("absent", "x")])
+    report, _ = _embed(tmp_path / "webdataset", tmp_path / "tar")
+    assert report.unmatched == {f"{tmp_path}/webdataset/00000.csv": 1}
 
 
 def test_captions_that_cannot_be_read_hold_their_pictures_back(tmp_path: Path) -> None:
@@ -277,6 +328,33 @@ def test_a_damaged_archive_gives_what_is_whole(tmp_path: Path) -> None:
     assert sorted(rows) == ["1.png", "d.png"]
     assert {"b.tar", "c.tar.gz"} <= set(_skipped(tmp_path / "out"))
     assert set(report.skipped) == {"broken archive"}
+
+
+def test_a_compressed_tar_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step back in it would unpack it again from its beginning."""
+    members = {f"{number:03d}.png": data("red", "PNG") for number in range(20)}
+    members |= {f"{number:03d}.txt": b"late" for number in reversed(range(20))}
+    whole = write_tar(tmp_path / "a.tar", members).read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(whole))
+    rewound: list[object] = []
+    monkeypatch.setattr(gzip._GzipReader, "_rewind", rewound.append)  # type: ignore[attr-defined]
+    report, rows = _embed(tmp_path / "a.tar.gz", tmp_path / "out")
+    assert (report.captioned, report.skipped, rewound) == (20, {}, [])
+    assert list(rows) == list(members)[:20]
+    noise = random.Random(1).randbytes(50_000)
+    packed = gzip.compress(write_tar(tmp_path / "b.tar", {"1.png": data("red", "PNG"), "n": noise}).read_bytes())
+    (tmp_path / "b.tgz").write_bytes(packed[:20_000])
+    report, rows = _embed(tmp_path / "b.tgz", tmp_path / "cut")
+    assert (list(rows), report.skipped) == (["1.png"], {"broken archive": 1})
+
+
+def test_a_parquet_file_that_became_another_is_looked_at_again(tmp_path: Path) -> None:
+    draw(tmp_path / "in" / "a.png")
+    pq.write_table(pa.table({"key": ["x"], "png": [data("red")]}), tmp_path / "in" / "t.parquet")
+    assert embed(tmp_path / "in", tmp_path / "one", encoder="test-words").pictures == 2
+    pq.write_table(pa.table({"key": ["a"], "caption": ["a plum"]}), tmp_path / "in" / "t.parquet")
+    _, rows = _embed(tmp_path / "in", tmp_path / "two")
+    assert {key: row["caption"] for key, row in rows.items()} == {"a": "a plum"}
 
 
 def test_keys_of_a_parquet_file_that_come_twice(tmp_path: Path) -> None:
@@ -399,11 +477,37 @@ def test_an_older_shard_is_written_before_it_is_full(tmp_path: Path, monkeypatch
 
 
 def test_decoded_pictures_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A budget of three pictures: no batch is larger, and all of them come, in order."""
-    monkeypatch.setattr(ahead, "BUDGET_BYTES", 3 * 24 * 16 * 4)
+    """A budget of three pictures: so many are decoded and wait, never more, and all come, in order."""
+    budget = 3 * 24 * 16 * 4
+    monkeypatch.setattr(ahead, "BUDGET_BYTES", budget)
+    draw_folder(tmp_path / "in", 20)
+    large = draw(tmp_path / "in" / "10.png", "red", (500, 500))  # alone over the budget
+    lock, held, most = threading.Lock(), dict[str, int](), list[int]()
+    decode = OpenImage.decode
+
+    def counting(opened: OpenImage) -> Image.Image:
+        with lock:
+            held[opened.name] = opened.decoded_bytes
+            most.append(sum(held.values()))
+        return decode(opened)
+
+    monkeypatch.setattr(OpenImage, "decode", counting)
+    paths = sorted((tmp_path / "in").glob("*.png"))
+    taken = []
+    for picture in ahead.decoded((Item(path=str(path), key="", data=path) for path in paths), max_pixels=10**6):
+        time.sleep(0.02)  # an encoder at work: the threads decode all that they may
+        taken.append(picture.item.path)
+        with lock:
+            del held[picture.item.path]
+    assert taken == list(map(str, paths))
+    assert large in paths
+    assert sorted(set(most))[-2:] == [budget, 500 * 500 * 4], "three, or the large one alone"
+
+
+def test_no_batch_is_larger_than_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "BUDGET_BYTES", 3 * 24 * 16 * 4)
     draw_folder(tmp_path / "in", 20)
-    draw(tmp_path / "in" / "10.png", "red", (500, 500))  # alone over the budget
+    draw(tmp_path / "in" / "10.png", "red", (500, 500))
     sizes = []
 
     class Counting(WordEncoder):
@@ -412,7 +516,7 @@ def test_decoded_pictures_that_wait_are_bounded(tmp_path: Path, monkeypatch: pyt
             return super().encode_images(images)
 
     embed(tmp_path / "in", tmp_path / "out", encoder=Counting())
-    assert max(sizes) == 3
+    assert sizes == [3, 3, 3, 2, 3, 3, 3]
     assert [row["key"] for row in rows_of(plan(tmp_path / "out"))] == [f"{number:02d}.png" for number in range(20)]
 
 
@@ -456,6 +560,39 @@ def test_its_own_output_is_not_taken_for_pictures(tmp_path: Path) -> None:
     assert (report.known, report.skipped) == (2, {})
     with pytest.raises(UsageError, match="is the source"):
         embed(tmp_path / "in", tmp_path / "in", encoder="test-words")
+
+
+def test_what_the_user_has_is_not_written_over(tmp_path: Path) -> None:
+    mine = tmp_path / "par"
+    draw(mine / "2020" / "x.png")
+    draw(mine / "top.png")
+    (mine / "skipped.jsonl").write_text("mine")
+    for out, reason in ((mine, "par holds the source .*/par/2020;"), (tmp_path, "holds the source")):
+        with pytest.raises(UsageError, match=reason):
+            embed(mine / "2020", out, encoder="test-words")
+        with Collection.open(tmp_path / "db", encoder="test-words") as it, pytest.raises(UsageError, match=reason):
+            it.add(mine / "2020", work=out)
+    draw(tmp_path / "in" / "y.png")
+    for source in (tmp_path / "in", [tmp_path / "in" / "y.png"]):
+        with pytest.raises(UsageError, match=r"par holds 2020, which `cliphouse embed` did not write"):
+            embed(source, mine, encoder="test-words")
+    assert sorted(path.name for path in mine.iterdir()) == ["2020", "skipped.jsonl", "top.png"]
+    assert (mine / "skipped.jsonl").read_text() == "mine"
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".DS_Store").write_bytes(b"")
+    (tmp_path / "new" / "cliphouse.json.part").write_bytes(b"killed")
+    assert embed(mine, tmp_path / "new", encoder="test-words").pictures == 2
+
+
+def test_a_folder_of_shards_as_the_source(tmp_path: Path) -> None:
+    draw(tmp_path / "in" / "x.png")
+    (tmp_path / "in" / "y.png").write_bytes(b"broken")
+    embed(tmp_path / "in", tmp_path / "out", encoder="test-words")
+    with pytest.raises(UsageError, match=r"out is a folder of shards .*, without pictures; load it"):
+        embed(tmp_path / "out", tmp_path / "new", encoder="test-words")
+    draw(tmp_path / "out" / "top.png")
+    _, rows = _embed(tmp_path / "out", tmp_path / "new")
+    assert {key: row.get("reason") for key, row in rows.items()} == {"top.png": None}
 
 
 def test_a_folder_of_another_encoder_or_of_nobody_is_refused(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def test_a_name_describes_what_it_names_or_nothing(pictures: list[str], drawn: s
     names = drawn.draw(
         st.lists(st.builds(lambda form, path: form(path), st.sampled_from(FORMS), st.sampled_from(pictures)))
     )
-    rows, doubts = join(names, pictures)
+    rows, doubts, strays = join(names, pictures)
+    assert strays == [], "each name is that of a picture"
     for picture, found in rows.items():
         assert all(names[row] in {form(picture) for form in FORMS} for row in found)
     for row in range(len(names)):
@@ -61,7 +62,7 @@ def test_a_name_describes_what_it_names_or_nothing(pictures: list[str], drawn: s
         doubted = [picture for picture in doubts if names[row] in {form(picture) for form in FORMS}]
         assert len(owners) == 1 or (not owners and doubted)
     order = drawn.draw(st.permutations(range(len(names))))
-    shuffled, same_doubts = join([names[row] for row in order], pictures)
+    shuffled, same_doubts, _ = join([names[row] for row in order], pictures)
     assert {path: sorted(order[row] for row in found) for path, found in shuffled.items()} == rows
     assert same_doubts.keys() == doubts.keys()
 

@@ -79,6 +79,13 @@ def test_embed_and_load_as_in_the_help(cliphouse: Cliphouse, tmp_path: Path) -> 
     assert "number3" in cliphouse("search", "green", "-k", 1, "--db", tmp_path / "db").out
 
 
+def test_rows_that_name_no_picture_are_said(cliphouse: Cliphouse, tmp_path: Path) -> None:
+    draw_folder(tmp_path / "in", 1, captions=False)
+    (tmp_path / "in" / "t.csv").write_text("key,caption\n0,red\n1,green\n")
+    said = cliphouse("embed", tmp_path / "in", tmp_path / "out", "--encoder", "test-words")
+    assert said.out.splitlines()[-1] == f"2 rows of {tmp_path}/in/t.csv named no picture of the source"
+
+
 def test_add_as_in_the_help(cliphouse: Cliphouse, db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     draw_folder(tmp_path / "in", 3)

@@ -69,13 +69,17 @@ def embed(src: str, out: Path, encoder: str, device: str | None, shard_size: int
 
     A caption is cat.txt or cat.json beside cat.jpg, or a row of a CSV, TSV, JSON lines or parquet file in the same
     folder or above that names the picture (columns file_name, image_path, key, ... and caption, text, ...). They are
-    joined by name. Where a name fits several pictures, or a picture has several captions, the picture is skipped.
+    joined by name. Where a name fits several pictures, or a picture has several different captions, in one file or in
+    several, the picture is skipped. Files that say the same agree. A caption in a list on standard input goes first.
+
+    OUT is a new or empty folder, or one that `embed` wrote, and does not hold SRC.
 
     Run the same command again to go on where it stopped, or to take in new pictures: those that are in OUT already,
     by their path, are left alone, even if they have changed. Hidden files are left out.
 
     Pictures that are broken, too large, or no pictures at all are skipped, counted, and named in OUT/skipped.jsonl;
-    each run tries them again. The exit code is 0 if any picture of SRC is in OUT at the end, and 2 if none is.
+    each run tries them again. Rows of a table that name no picture are counted at the end. The exit code is 0 if any
+    picture of SRC is in OUT at the end, and 2 if none is.
 
     \b
     Examples:
@@ -206,3 +210,8 @@ def _say_rest(report: EmbedReport, where: str) -> None:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.skipped.items())
         listed = f"; see {report.skipped_list}" if report.skipped_list else ""
         click.echo(f"skipped {sum(report.skipped.values()):,}: {reasons}{listed}")
+    if report.unmatched:
+        rows = sum(report.unmatched.values())
+        first, *others = report.unmatched
+        more = f" and {len(others):,} more tables" if others else ""
+        click.echo(f"{rows:,} row{'s' if rows != 1 else ''} of {first}{more} named no picture of the source")

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 MAX_PIXELS = 89_478_485
 #: Formats that Pillow decodes by itself and knows by their first bytes (TGA has none and is tried last). The others it
 #: only recognises, or hands to programs that strangers' files should not reach (EPS to Ghostscript, WMF to Windows).
+#: Icons (ICO, ICNS) are left out: they hold pictures of any size, which Pillow decodes before it tells that size.
 _FORMATS = (
-    *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000", "ICO", "ICNS"),
+    *("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000"),
     *("PPM", "PSD", "QOI", "DDS", "SGI", "SUN", "PCX", "TGA"),
 )
+#: What icons begin with; TGA, which has no first bytes of its own, might take them for its own.
+_ICONS = (b"\0\0\1\0", b"icns")
 #: A picture of `w` by `h` takes this many bytes a pixel while it waits: Pillow keeps colour in four.
 _BYTES_PER_PIXEL = 4
 
@@ -95,7 +98,7 @@ def open_header(data: bytes | Path, *, max_pixels: int = MAX_PIXELS, name: str =
     except (OSError, ValueError) as error:
         raise InvalidImage(name, f"cannot be opened: {_line(error)}") from error
     try:
-        image = _identify(file, name)
+        image = _identify(file, max_pixels, name)
         _measure(image.size, max_pixels, name)
     except InvalidImage:
         file.close()
@@ -131,12 +134,14 @@ def _measure(size: tuple[int, int], max_pixels: int, name: str) -> None:
         raise InvalidImage(name, f"too large: {width:,} x {height:,} pixels, the limit is {max_pixels:,} in all")
 
 
-def _identify(file: IO[bytes], name: str) -> ImageFile:
+def _identify(file: IO[bytes], max_pixels: int, name: str) -> ImageFile:
     from PIL import Image
 
     prefix = file.read(16)
     if not prefix:
         raise InvalidImage(name, "empty file")
+    if prefix.startswith(_ICONS):
+        raise InvalidImage(name, "not a picture: an icon")
     Image.init()
     looked_like = ""
     for kind in _FORMATS:
@@ -147,11 +152,50 @@ def _identify(file: IO[bytes], name: str) -> ImageFile:
             accepted = not accept or accept(prefix)
             if not accepted or isinstance(accepted, str):
                 continue
+            for size in _sizes(kind, file):
+                _measure(size, max_pixels, name)
             file.seek(0)
             return factory(file, Path(name).name)
         except (SyntaxError, IndexError, TypeError, KeyError, struct.error):  # as Image.open: not one of its own
             looked_like = looked_like or (kind if accept else "")
     raise InvalidImage(name, f"broken: not a whole {looked_like}" if looked_like else "not a picture that Pillow knows")
+
+
+def _sizes(kind: str, file: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """The sizes that the header tells, where Pillow takes memory for the pixels before it lets us ask."""
+    file.seek(0)
+    if kind == "WEBP":
+        yield from _webp_sizes(file.read(30))
+    elif kind == "GIF":
+        yield from _gif_sizes(file)
+
+
+def _webp_sizes(head: bytes) -> Iterator[tuple[int, int]]:
+    """The canvas, as any of the three kinds of first chunk gives it."""
+    bits = int.from_bytes(head[21:25], "little")
+    if head[12:16] == b"VP8X":
+        yield int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    elif head[12:16] == b"VP8L":
+        yield (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        yield int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+
+
+def _gif_sizes(file: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """The screen, and the first frame, which may be larger."""
+    head = file.read(13)
+    yield struct.unpack_from("<HH", head, 6)
+    if head[10] & 0x80:
+        file.read(6 << (head[10] & 7))
+    while (block := file.read(1)) and block != b";":
+        if block == b",":
+            left, top, width, height = struct.unpack("<HHHH", file.read(8))
+            yield left + width, top + height
+            return
+        if block == b"!":
+            file.read(1)
+            while (length := file.read(1)) and file.read(length[0]):
+                pass
 
 
 def _line(error: BaseException) -> str:

@@ -65,6 +65,8 @@ def add(
         )
     load.check_columns(info)
     adder = _Adder(engine, info)
+    if work is not None:
+        source.keep_apart(work.resolve())
     with (
         _workplace(engine, info.name, work) as (place, lasting),
         EmbedFolder.open(place, encoder, source.name, disposable=True) as folder,

@@ -35,15 +35,20 @@ class Unusable(Exception):
     """Why a picture must wait: what is said of it cannot be read, or contradicts itself."""
 
 
+class Conflict(Unusable):
+    """What is said of the picture, by name, is several different captions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is known of a picture besides its pixels; `more` keeps the source's own names."""
+    """What is known of a picture besides its pixels; `more` keeps the source's own names, `told_by` is its file."""
 
     caption: str | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    told_by: str = ""
 
 
-def describe(fields: Mapping[str, Any], *, naming: str = "") -> Description:
+def describe(fields: Mapping[str, Any], *, naming: str = "", told_by: str = "") -> Description:
     """The caption among `fields`, and the rest of what is not empty; `naming` is the column that names the picture."""
     lower = {name.lower(): name for name in reversed(list(fields))}
     caption = next((lower[name] for name in CAPTION_COLUMNS if isinstance(fields.get(lower.get(name, "")), str)), None)
@@ -52,7 +57,7 @@ def describe(fields: Mapping[str, Any], *, naming: str = "") -> Description:
         for name, value in fields.items()
         if value not in (None, "") and name != caption and (name != naming or name.lower() == "key")
     }
-    return Description(None if caption is None else clean_caption(fields[caption]), more)
+    return Description(None if caption is None else clean_caption(fields[caption]), more, told_by)
 
 
 def clean_caption(text: str) -> str | None:
@@ -65,13 +70,14 @@ def is_failure(status: object) -> bool:
     return isinstance(status, str) and status.startswith("failed_to_")
 
 
-def read_text(path: Path) -> str | None:
-    """The caption in a text file."""
-    return clean_caption((_read(path) or b"").decode("utf-8-sig", "replace"))
+def read_text(data: bytes | Path, name: str) -> Description:
+    """The caption in a text file called `name`."""
+    text = (_read(data) or b"") if isinstance(data, Path) else data
+    return Description(clean_caption(text.decode("utf-8-sig", "replace")), told_by=name)
 
 
-def read_json(data: bytes | Path) -> Description:
-    """The description in a JSON file, or none if it holds something else than an object.
+def read_json(data: bytes | Path, name: str) -> Description:
+    """The description in a JSON file called `name`, or none if it holds something else than an object.
 
     Raises:
         Unusable: it is not JSON.
@@ -79,22 +85,34 @@ def read_json(data: bytes | Path) -> Description:
     try:
         fields = json.loads((_read(data) or b"null") if isinstance(data, Path) else data)
     except (ValueError, RecursionError) as error:
-        name = data.name if isinstance(data, Path) else "its JSON"
-        raise Unusable(f"description cannot be read: {name}: {str(error).splitlines()[0]}") from None
-    return describe(fields) if isinstance(fields, dict) else Description()
+        reason = str(error).splitlines()[0]
+        raise Unusable(f"description cannot be read: {PurePosixPath(name).name}: {reason}") from None
+    return describe(fields, told_by=name) if isinstance(fields, dict) else Description()
 
 
-def combine(text: str | None, *described: Description) -> Description:
-    """One description of several, the first that says something winning."""
-    caption = next((each for each in (text, *(one.caption for one in described)) if each), None)
+def combine(*described: Description) -> Description:
+    """One description of several: their one caption, and of other facts what the first says.
+
+    Raises:
+        Conflict: they have different captions; white space makes no difference.
+    """
+    first, *others = [one for one in described if one.caption] or [Description()]
+    for other in others:
+        if (first.caption or "").split() != (other.caption or "").split():
+            told_by = [PurePosixPath(one.told_by).name for one in (first, other)]
+            if told_by[0] == told_by[1]:
+                told_by = [first.told_by, other.told_by]
+            raise Conflict(f"ambiguous description: {told_by[0]} and {told_by[1]} have different captions for it")
     more: dict[str, Any] = {}
     for one in reversed(described):
         more |= one.more
-    return Description(caption, more)
+    return Description(first.caption, more, first.told_by)
 
 
-def join(names: Iterable[str | None], pictures: Collection[str]) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Which rows of a table describe each picture, and why some pictures cannot be told.
+def join(
+    names: Iterable[str | None], pictures: Collection[str]
+) -> tuple[dict[str, list[int]], dict[str, str], list[int]]:
+    """Which rows of a table describe each picture, why some pictures cannot be told, and which rows name none.
 
     `names` are the table's, by row; `pictures` are paths below the table's folder, with forward slashes. A name means
     the picture of this path, else of this path without its ending, else of this file name anywhere, else of this file
@@ -108,6 +126,7 @@ def join(names: Iterable[str | None], pictures: Collection[str]) -> tuple[dict[s
             index[view(picture)].append(picture)
     rows: dict[str, list[int]] = defaultdict(list)
     doubts: dict[str, str] = {}
+    strays: list[int] = []
     for row, name in enumerate(names):
         given = (name or "").strip()
         forms = [str(PurePosixPath(form)) for form in dict.fromkeys((given, given.replace("\\", "/")))]
@@ -117,7 +136,9 @@ def join(names: Iterable[str | None], pictures: Collection[str]) -> tuple[dict[s
         else:
             for picture in found:
                 rows[picture].append(row)
-    return dict(rows), doubts
+        if not found:
+            strays.append(row)
+    return dict(rows), doubts, strays
 
 
 class Table:
@@ -138,7 +159,7 @@ class Table:
         Raises:
             Unusable: the table cannot be read, or says two things.
         """
-        rows, doubts = self._joined
+        rows, doubts, _ = self._joined
         if self._broken:
             raise Unusable(f"description cannot be read: {self.path.name}: {self._broken}")
         if picture in doubts:
@@ -146,21 +167,32 @@ class Table:
         found = [self._row(row) for row in rows.get(picture, ())]
         if len({one.caption for one in found}) > 1:
             where = ", ".join(str(row + 1) for row in rows[picture][:5])
-            raise Unusable(f"ambiguous description: {self.path.name} has several captions for it, in rows {where}")
+            raise Conflict(f"ambiguous description: {self.path.name} has several captions for it, in rows {where}")
         return found[0] if found else Description()
 
     def complete(self, found: Description, picture: str) -> Description:
-        """`found` and what the table adds. If that is in doubt, a picture that has a caption of its own does without.
+        """`found` and what the table adds. If what it means is in doubt, a picture that has a caption does without.
 
         Raises:
+            Conflict: the table names the picture and has another caption for it, or several.
             Unusable: as `of`, for a picture without a caption.
         """
         try:
-            return combine(found.caption, found, self.of(picture))
+            return combine(found, self.of(picture))
+        except Conflict:
+            raise
         except Unusable:
             if found.caption is None:
                 raise
             return found
+
+    def unmatched(self) -> int:
+        """How many rows name no picture that is here, if it was asked about any; those of failed downloads apart."""
+        if "_joined" not in self.__dict__:
+            return 0
+        status = _column(self._table.column_names, ("status",))
+        states = self._table.column(status) if status else None
+        return sum(states is None or not is_failure(states[row].as_py()) for row in self._joined[2])
 
     def failed(self) -> list[tuple[str, str]]:
         """The names that it marks as not downloaded, with their status; img2dataset lists these too."""
@@ -188,7 +220,7 @@ class Table:
         return [None if name is None else self._relative(str(name)) for name in names]
 
     @cached_property
-    def _joined(self) -> tuple[dict[str, list[int]], dict[str, str]]:
+    def _joined(self) -> tuple[dict[str, list[int]], dict[str, str], list[int]]:
         return join(self._names, self._pictures)
 
     def _relative(self, name: str) -> str:
@@ -200,7 +232,7 @@ class Table:
         return name
 
     def _row(self, row: int) -> Description:
-        return describe(self._table.slice(row, 1).to_pylist()[0], naming=self._naming or "")
+        return describe(self._table.slice(row, 1).to_pylist()[0], naming=self._naming or "", told_by=str(self.path))
 
 
 def _read_table(path: Path) -> pa.Table:

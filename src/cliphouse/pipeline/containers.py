@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,14 +23,15 @@ from cliphouse.pipeline.captions import (
     Description,
     Table,
     Unusable,
-    clean_caption,
     combine,
     describe,
     is_failure,
     read_json,
+    read_text,
 )
-from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of
+from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of, unmatched
 
+_GZIP = b"\x1f\x8b\x08"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 #: No picture that may be decoded is larger than this in a file; a tar member is read whole.
 _MAX_FILE_BYTES = 2**30
@@ -54,12 +58,12 @@ def from_tar(path: Path, done: Container[str]) -> Iterator[Found]:
     place = as_text(path)
     members: dict[str, tarfile.TarInfo] = {}
     try:
-        with tarfile.open(path) as tar:
+        with _plain(path) as (file, cut), tarfile.open(fileobj=file) as tar:
             damage = ""
             try:
                 members.update((member.name, member) for member in tar if member.isfile() and not _hidden(member.name))
             except _DAMAGE as error:  # what lies before the damage is good
-                damage = str(error).partition("\n")[0] or type(error).__name__
+                damage = _line(error)
             pictures = [name for name in members if Path(name).suffix.lower() in suffixes()]
             beside = companion(path)
             table = Table(beside, path.parent, pictures) if beside else None
@@ -68,10 +72,37 @@ def from_tar(path: Path, done: Container[str]) -> Iterator[Found]:
             for name in pictures:
                 identity = f"{place}/{as_text(name)}"
                 yield Known(identity) if identity in done else _from_member(tar, members, name, identity, table)
-            if damage:
-                yield Missing(place, f"broken archive: {damage}")
+            yield from unmatched([table] if table else ())
+            if cut or damage:
+                yield Missing(place, f"broken archive: {cut or damage}")
     except _DAMAGE as error:
-        yield Missing(place, f"broken archive: {str(error).splitlines()[0]}")
+        yield Missing(place, f"broken archive: {_line(error)}")
+
+
+@contextmanager
+def _plain(path: Path) -> Iterator[tuple[IO[bytes], str]]:
+    """A tar in which one can go back, and what is wrong with it: one that is compressed is unpacked to a file once.
+
+    Each step back in a compressed file would begin it again.
+    """
+    with path.open("rb") as file:
+        packed = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        if not packed:
+            yield file, ""
+            return
+        with tempfile.TemporaryFile(prefix="cliphouse-") as unpacked:
+            damage = ""
+            try:
+                with gzip.open(file) as content:
+                    while block := content.read1(2**20):  # `read` would drop the last whole part
+                        unpacked.write(block)
+            except _DAMAGE as error:  # what lies before the damage is good
+                damage = _line(error)
+                if unpacked.tell() == 0:
+                    raise
+            unpacked.seek(0)
+            yield unpacked, damage
 
 
 def _from_member(
@@ -86,12 +117,14 @@ def _from_member(
         return Missing(identity, f"too large: a file of {members[name].size:,} bytes")
     try:
         data, text, more = content(name) or b"", content(stem + TEXT), content(stem + JSON)
-        caption = None if text is None else clean_caption(text.decode("utf-8-sig", "replace"))
-        found = combine(caption, read_json(more) if more is not None else Description())
+        found = combine(
+            Description() if text is None else read_text(text, stem + TEXT),
+            Description() if more is None else read_json(more, stem + JSON),
+        )
         if table:
             found = table.complete(found, name)
     except _DAMAGE as error:
-        return Missing(identity, f"broken archive: {str(error).splitlines()[0]}")
+        return Missing(identity, f"broken archive: {_line(error)}")
     except Unusable as doubt:
         return Missing(identity, str(doubt))
     return item_of(identity, name, data, found)
@@ -137,11 +170,20 @@ def _from_row(row: dict[str, Any], column: str, place: str, number: int, seen: s
     return item_of(identity, key, inside.get("bytes") or b"", describe(row))
 
 
-@lru_cache(maxsize=4096)
 def picture_column(path: Path) -> str | None:
     """The column of a parquet file that holds pictures: bytes named as a picture's ending, or Hugging Face's struct."""
     if path.suffix.lower() != ".parquet":
         return None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _picture_column(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _picture_column(path: Path, _changed: int, _size: int) -> str | None:
+    """As above, for a file as it was at that time: it may be another one in a long process."""
     try:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException):
@@ -181,6 +223,10 @@ def is_tar(name: str) -> bool:
 def tar_stem(name: str) -> str:
     """`name` without the ending of a tar, if it has one."""
     return next((name[: -len(suffix)] for suffix in TAR_SUFFIXES if name.lower().endswith(suffix)), name)
+
+
+def _line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _hidden(name: str) -> bool:

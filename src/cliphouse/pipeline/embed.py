@@ -17,8 +17,9 @@ from cliphouse.encoders import LAION_ENCODER, load_encoder
 from cliphouse.encoders.decode import MAX_PIXELS, quiet
 from cliphouse.errors import InvalidImage, NoPictures, StorageError, UsageError
 from cliphouse.pipeline.ahead import BUDGET_BYTES, Decoded, decoded
-from cliphouse.pipeline.folder import SKIPPED, EmbedFolder, paths_in, plain
-from cliphouse.pipeline.items import Item, Known, Missing, as_text
+from cliphouse.pipeline.folder import EmbedFolder, paths_in, plain
+from cliphouse.pipeline.items import Item, Known, Missing, Unmatched, as_text
+from cliphouse.pipeline.plan import SKIPPED
 from cliphouse.pipeline.sources import Listed, Source
 from cliphouse.types import ROWS_PER_SHARD, EmbedReport, Encoder, Progress, ProgressCallback, Shard
 
@@ -76,8 +77,7 @@ def embed(
     """
     options = EmbedOptions(shard_size=shard_size, max_pixels=max_pixels)
     source, out = Source(src), Path(out).resolve()
-    if str(out) == source.name:
-        raise UsageError(f"{out} is the source; write the shards to another folder")
+    source.keep_apart(out)
     ready = load_encoder(encoder, device) if isinstance(encoder, str) else encoder
     with EmbedFolder.open(out, ready, source.name) as folder:
         done = {path for shard in folder.shards() for path in paths_in(shard)}
@@ -151,6 +151,7 @@ class _Job:
     open: dict[bool, _Open] = field(default_factory=dict)
     shards: list[int] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    unmatched: dict[str, int] = field(default_factory=dict)
     captioned: int = 0
     pictures: int = 0
     known: int = 0
@@ -160,7 +161,9 @@ class _Job:
         """The items that must be decoded; the others are counted on the way."""
         self.total = self.source.count()
         for found in self.source.items(self.done):
-            if isinstance(found, Missing):
+            if isinstance(found, Unmatched):
+                self.unmatched[found.path] = found.rows
+            elif isinstance(found, Missing):
                 self.skip(found.path, found.reason)
             elif isinstance(found, Known) or found.path in self.done:
                 self.known += 1
@@ -225,6 +228,7 @@ class _Job:
             skipped_list=listed if self.skipped else None,
             shards=tuple(self.shards),
             seconds=time.perf_counter() - self.started,
+            unmatched=self.unmatched,
         )
 
     def _add(self, item: Item, size: tuple[int, int], image: Vector, text: Vector | None) -> None:

@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 
 from cliphouse.errors import EncoderMismatch, ShardError, StorageError, StorageFull, UsageError
 from cliphouse.pipeline.items import as_text
-from cliphouse.pipeline.plan import MARK, discover, encoder_of, plan
+from cliphouse.pipeline.plan import MARK, SKIPPED, discover, encoder_of, plan
 from cliphouse.types import Encoder, Shard
 
-#: Where `skip` writes.
-SKIPPED = "skipped.jsonl"
 #: What every shard's metadata holds, as LAION's do; more columns follow where the source had more.
 SCHEMA = pa.schema(
     [
@@ -58,7 +56,7 @@ class EmbedFolder:
 
         Raises:
             EncoderMismatch: it holds embeddings of another encoder.
-            UsageError: it is no folder, holds shards that `embed` did not write, or another process is at work in it.
+            UsageError: it is no folder, holds what `embed` did not write, or another process is at work in it.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -76,9 +74,9 @@ class EmbedFolder:
             if disposable and stored not in (None, encoder.name):
                 for shard in plan(path) if discover(path)["image"] else ():
                     remove(shard)
+            if stored is None and (foreign := _foreign(path)):
+                raise UsageError(f"{path} holds {foreign}, which `cliphouse embed` did not write; use an empty folder")
             finished = discover(path)["image"]
-            if finished and stored is None:
-                raise UsageError(f"{path} holds shards that `cliphouse embed` did not write; use another folder")
             if finished and stored != encoder.name:
                 raise EncoderMismatch(collection=str(path), stored=stored or "", given=encoder.name, kind="folder")
             if stored is not None:
@@ -131,6 +129,12 @@ class EmbedFolder:
         )
         self.number += 1
         return shard
+
+
+def _foreign(path: Path) -> str:
+    """Something in a folder without our mark that is not ours; what is hidden, systems put anywhere."""
+    names = (entry.name for entry in os.scandir(path) if not entry.name.startswith("."))
+    return min((name for name in names if name != f"{MARK}.part"), default="")
 
 
 def _tidy(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,15 @@ class Known:
     path: str
 
 
-Found = Item | Missing | Known
+@dataclass(frozen=True, slots=True)
+class Unmatched:
+    """Rows of the table at `path` that name no picture."""
+
+    path: str
+    rows: int
+
+
+Found = Item | Missing | Known | Unmatched
 
 
 def item_of(
@@ -56,6 +64,13 @@ def failed(table: Table) -> Iterator[Missing]:
     """The pictures that `table` lists and that were never downloaded."""
     for name, status in table.failed():
         yield Missing(f"{as_text(table.path)}/{name}", f"not downloaded: {status}")
+
+
+def unmatched(tables: Iterable[Table]) -> Iterator[Unmatched]:
+    """The tables with rows that name no picture; asked when all their pictures have been told."""
+    for table in tables:
+        if rows := table.unmatched():
+            yield Unmatched(as_text(table.path), rows)
 
 
 def as_text(text: str | Path) -> str:

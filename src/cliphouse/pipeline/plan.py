@@ -20,6 +20,8 @@ _PLACES: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 #: The file by which a folder that `embed` wrote tells its encoder.
 MARK = "cliphouse.json"
+#: Where `embed` lists what it could not take, beside the mark.
+SKIPPED = "skipped.jsonl"
 
 #: A range longer than any data set has shards is a slip of the finger.
 _MAX_RANGE = 1_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cliphouse.encoders.decode import suffixes
@@ -22,8 +22,8 @@ from cliphouse.pipeline.captions import (
     read_text,
 )
 from cliphouse.pipeline.containers import companion, count_in, from_parquet, from_tar, is_tar, picture_column, tar_stem
-from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of
-from cliphouse.pipeline.plan import MARK
+from cliphouse.pipeline.items import Found, Known, Missing, as_text, failed, item_of, unmatched
+from cliphouse.pipeline.plan import MARK, SKIPPED
 
 Listed = Iterable[str | Path | tuple[str | Path, str]]
 
@@ -47,12 +47,33 @@ class Source:
         #: What the paths of all its items begin with.
         self.prefix = as_text(self._path).rstrip("/") + ("/" if self._is_container else "")
 
+    def keep_apart(self, out: Path) -> None:
+        """Refuse to write shards to `out`, a resolved path, if this is it or lies in it.
+
+        Raises:
+            UsageError: it does.
+        """
+        if self._listed is None and self._path.is_relative_to(out):
+            what = "is the source" if self._path == out else f"holds the source {self._path}"
+            raise UsageError(f"{out} {what}; write the shards to another folder")
+
     def items(self, done: Container[str]) -> Iterator[Found]:
-        """Every picture, in a stable order. Those whose path is in `done` are named and not read."""
+        """Every picture, in a stable order. Those whose path is in `done` are named and not read.
+
+        Raises:
+            UsageError: it is a folder of shards, and holds no pictures.
+        """
         if self._listed is not None:
             yield from _from_list(self._listed, done)
         elif self._path.is_dir():
-            yield from _from_folder(self._path, done)
+            found = None
+            for found in _from_folder(self._path, done):
+                yield found
+            if found is None and (self._path / MARK).is_file():
+                raise UsageError(
+                    f"{self._path} is a folder of shards that `cliphouse embed` wrote, without pictures; "
+                    "load it with `cliphouse load`, or give the folder of its pictures"
+                )
         elif is_tar(self._path.name):
             yield from from_tar(self._path, done)
         elif self._path.suffix.lower() == ".parquet":
@@ -94,7 +115,7 @@ class _Listing:
 def _listings(root: Path) -> Iterator[_Listing]:
     """`root` and the folders below it, each once, in order of name.
 
-    Left out: what is hidden (cameras and systems keep their own things there), and folders that `embed` wrote.
+    Left out: what is hidden (cameras and systems keep their own things there), and folders below that `embed` wrote.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [root]
@@ -108,7 +129,8 @@ def _listings(root: Path) -> Iterator[_Listing]:
             yield _Listing(folder=folder, problem=f"cannot be opened: {error.strerror}")
             continue
         files = [name for name, is_folder in found if not is_folder]
-        if (status.st_dev, status.st_ino) in seen or MARK in files:  # a link that leads back, or our own output
+        ours = MARK in files
+        if (status.st_dev, status.st_ino) in seen or (ours and folder != root):  # a link that leads back, or our output
             continue
         seen.add((status.st_dev, status.st_ino))
         folders = [name for name, is_folder in found if is_folder]
@@ -126,6 +148,7 @@ def _listings(root: Path) -> Iterator[_Listing]:
                 for name in files
                 if Path(name).suffix.lower() in TABLE_SUFFIXES
                 and name not in containers
+                and not (ours and name == SKIPPED)
                 and Path(name).stem not in owned
             ],
         )
@@ -146,7 +169,7 @@ def _from_folder(root: Path, done: Container[str]) -> Iterator[Found]:
         if listing.problem:
             yield Missing(as_text(folder), listing.problem)
         while scopes and not folder.is_relative_to(scopes[-1].folder):
-            scopes.pop()
+            yield from unmatched(scopes.pop().tables)
         own = companion(folder) if folder != root else None
         if paths := [*([own] if own else []), *(folder / name for name in listing.tables)]:
             below = [
@@ -163,6 +186,8 @@ def _from_folder(root: Path, done: Container[str]) -> Iterator[Found]:
         for name in listing.containers:
             inside = folder / name
             yield from from_tar(inside, done) if is_tar(name) else from_parquet(inside, done)
+    for scope in reversed(scopes):
+        yield from unmatched(scope.tables)
 
 
 def _from_file(
@@ -174,16 +199,20 @@ def _from_file(
     scopes: Sequence[_Scope] = (),
     caption: str | None = None,
 ) -> Found:
-    """The picture at `path`, with what the files of the same name beside it say (`names` lists what is there)."""
+    """The picture at `path`, with what the files of the same name beside it say (`names` lists what is there).
+
+    A `caption` that is given is meant, whatever other captions there are.
+    """
     identity = as_text(path)
     if identity in done:
         return Known(identity)
     text, more = path.with_suffix(TEXT), path.with_suffix(JSON)
     try:
-        found = combine(
-            caption or (read_text(text) if text.name in names else None),
-            read_json(more) if more.name in names else Description(),
+        beside = (
+            read_text(text, str(text)) if text.name in names and not caption else Description(),
+            read_json(more, str(more)) if more.name in names else Description(),
         )
+        found = replace(beside[1], caption=caption) if caption else combine(*beside)
         for scope in reversed(scopes):
             for table in scope.tables:
                 found = table.complete(found, path.relative_to(scope.folder).as_posix())
