@@ -206,6 +206,26 @@ def test_quantizing_needs_onnx_runtime(tiny_encoder: store.Stored, monkeypatch: 
         convert.quantize(tiny_encoder, ["a dog"], [picture("RGB", 40, 50)], min_cosine=0.9)
 
 
+def test_a_variant_that_cannot_be_written_is_one_error(
+    tiny_encoder: store.Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime.quantization
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("Wire format was corrupt")
+
+    made = store.open_folder(Path(shutil.copytree(tiny_encoder.folder, tmp_path / "tiny-clip")))
+    sample = (["a dog"], [picture("RGB", 40, 50)])
+    monkeypatch.setattr(onnxruntime.quantization, "quantize_dynamic", fail)
+    with pytest.raises(IncompleteWeights, match=r"cannot round text\.onnx \(Wire format was corrupt\)"):
+        convert.quantize(made, *sample, min_cosine=0.9)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    with pytest.raises(WeightsNotStored, match="No space left"):
+        convert.quantize(made, *sample, min_cosine=0.9)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-clip"]
+
+
 def test_an_absent_tokenizer_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no file"):
         convert.convert(tiny.SIGLIP, tiny_checkpoint, tmp_path / "absent.json", target=tmp_path / "made")

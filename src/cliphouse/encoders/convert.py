@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,15 @@ from cliphouse.encoders import BUILT_IN, graph, store
 from cliphouse.encoders.checkpoint import read_checkpoint
 from cliphouse.encoders.onnx import OnnxEncoder
 from cliphouse.encoders.specs import MODELS, ModelSpec
-from cliphouse.errors import DownloadFailed, InvalidCheckpoint, MissingExtra, PrecisionTooLow, UsageError
+from cliphouse.errors import (
+    DownloadFailed,
+    IncompleteWeights,
+    InvalidCheckpoint,
+    MissingExtra,
+    PrecisionTooLow,
+    UsageError,
+    WeightsNotStored,
+)
 from cliphouse.types import Progress, ProgressCallback
 
 #: How far our answer may be from PyTorch's in any number of a unit vector.
@@ -256,14 +265,22 @@ def quantize(
 
     def write(folder: Path) -> None:
         for model in (store.TEXT_MODEL, store.IMAGE_MODEL):
-            with _no_warnings():
-                quantize_dynamic(
-                    encoder.folder / model,
-                    folder / model,
-                    per_channel=True,
-                    weight_type=QuantType.QInt8,
-                    op_types_to_quantize=["MatMul", "Gemm"],
-                )
+            try:
+                with _no_warnings():
+                    quantize_dynamic(
+                        encoder.folder / model,
+                        folder / model,
+                        per_channel=True,
+                        weight_type=QuantType.QInt8,
+                        op_types_to_quantize=["MatMul", "Gemm"],
+                    )
+            except OSError:
+                raise
+            except Exception as error:  # it reads again what it wrote, and a full disk shows as a broken file
+                if shutil.disk_usage(folder).free < (encoder.folder / model).stat().st_size:
+                    raise WeightsNotStored(target, "No space left on device") from error
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise IncompleteWeights(encoder.folder, f"ONNX Runtime cannot round {model} ({reason})") from error
         for extra in encoder.files.keys() - {store.TEXT_MODEL, store.IMAGE_MODEL}:
             (folder / extra).write_bytes((encoder.folder / extra).read_bytes())
         small = OnnxEncoder(store.Stored(folder=folder, spec=spec, files={}, made={}))
