@@ -24,7 +24,6 @@ from cliphouse.errors import (
     DownloadFailed,
     EncoderMismatch,
     EncoderUnavailable,
-    IncompleteWeights,
     UsageError,
     WeightsNotStored,
 )
@@ -285,35 +284,6 @@ def test_proxies_of_the_environment_are_used(
 def test_a_mirror_has_the_same_files(hub: Hub, known: Callable[..., specs.ModelSpec]) -> None:
     download = specs.Download(url="https://nowhere.invalid/tiny.safetensors", sha256=known().checkpoint.sha256)  # type: ignore[union-attr]
     convert.fetch(dataclasses.replace(known(), checkpoint=download), base_url=hub.url.rsplit("/", 1)[0] + "/")
-
-
-def test_damaged_encoders_are_named(tiny_encoder: store.Stored, tmp_path: Path) -> None:
-    def copy(name: str) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        for file in tiny_encoder.folder.iterdir():
-            (folder / file.name).write_bytes(file.read_bytes())
-        return folder
-
-    cut = copy("cut")
-    (cut / "text.onnx").write_bytes((cut / "text.onnx").read_bytes()[:1000])
-    with pytest.raises(IncompleteWeights, match=r"text\.onnx has 1,000 of .* bytes; fetch or export it again"):
-        load_encoder(str(cut))
-    lacking = copy("lacking")
-    (lacking / "image.onnx").unlink()
-    with pytest.raises(IncompleteWeights, match=r"image\.onnx is missing"):
-        load_encoder(str(lacking))
-    (copy("bad") / "encoder.json").write_text("{")
-    with pytest.raises(IncompleteWeights, match=r"encoder\.json cannot be used"):
-        load_encoder(str(tmp_path / "bad"))
-    with pytest.raises(IncompleteWeights, match=r"it has no encoder\.json"):
-        load_encoder(str(tmp_path))
-    changed = copy("changed")
-    content = bytearray((changed / "image.onnx").read_bytes())
-    content[len(content) // 2] ^= 1
-    (changed / "image.onnx").write_bytes(content)
-    with pytest.raises(ChecksumMismatch, match=r"image\.onnx"):
-        store.verify(store.open_folder(changed))
 
 
 def test_a_gpu_that_is_asked_for_and_absent_is_no_silent_fallback(

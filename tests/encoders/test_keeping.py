@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 
 from cliphouse.encoders import convert, load_encoder, specs, store
-from cliphouse.errors import IncompleteWeights, MissingExtra, PrecisionTooLow, UsageError, WeightsNotStored
+from cliphouse.errors import (
+    ChecksumMismatch,
+    IncompleteWeights,
+    MissingExtra,
+    PrecisionTooLow,
+    UsageError,
+    WeightsNotStored,
+)
 from tests.conftest import Outcome
 from tests.encoders import tiny
 from tests.oracles.pictures import picture
@@ -117,6 +124,35 @@ def test_an_encoder_stays_until_the_new_one_is_whole(
         convert.convert(tiny.CLIP, tiny_checkpoint, target=made.folder)
     store.verify(store.open_folder(made.folder))
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_damaged_encoders_are_named(tiny_encoder: store.Stored, tmp_path: Path) -> None:
+    def copy(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in tiny_encoder.folder.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        return folder
+
+    cut = copy("cut")
+    (cut / "text.onnx").write_bytes((cut / "text.onnx").read_bytes()[:1000])
+    with pytest.raises(IncompleteWeights, match=r"text\.onnx has 1,000 of .* bytes; fetch or export it again"):
+        load_encoder(str(cut))
+    lacking = copy("lacking")
+    (lacking / "image.onnx").unlink()
+    with pytest.raises(IncompleteWeights, match=r"image\.onnx is missing"):
+        load_encoder(str(lacking))
+    (copy("bad") / "encoder.json").write_text("{")
+    with pytest.raises(IncompleteWeights, match=r"encoder\.json cannot be used"):
+        load_encoder(str(tmp_path / "bad"))
+    with pytest.raises(IncompleteWeights, match=r"it has no encoder\.json"):
+        load_encoder(str(tmp_path))
+    changed = copy("changed")
+    content = bytearray((changed / "image.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (changed / "image.onnx").write_bytes(content)
+    with pytest.raises(ChecksumMismatch, match=r"image\.onnx"):
+        store.verify(store.open_folder(changed))
 
 
 @pytest.mark.parametrize(
