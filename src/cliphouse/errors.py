@@ -35,6 +35,7 @@
         StorageError                  exit 5  http 507  the data directory cannot be used
           DirectoryInUse              exit 5  http 503
           StorageFull                 exit 5  http 507
+          WeightsNotStored            exit 5  http 507
         EngineUnavailable             exit 5  http 503  ClickHouse cannot be reached
         AuthenticationFailed          exit 5  http 502
 
@@ -306,9 +307,10 @@ class PrecisionTooLow(WeightsError):
 class DownloadFailed(WeightsError):
     """A file could not be had from where it is published."""
 
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"cannot download {url}: {reason}; run the same command again to go on where it stopped")
-        self.url = url
+    def __init__(self, url: str, reason: str, *, advice: str = "") -> None:
+        advice = advice or "run the same command again to go on where it stopped"
+        super().__init__(f"cannot download {url}: {reason}; {advice}")
+        self.url, self.reason = url, reason
 
 
 class InsufficientMemory(CliphouseError):
@@ -366,6 +368,17 @@ class StorageFull(StorageError):
             name=name,
         )
         self.path = path
+
+
+class WeightsNotStored(StorageError):
+    """An encoder's files cannot be written where they belong."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(
+            f"cannot write {path}: {reason}; make room or mend it, or set CLIPHOUSE_ENCODERS to another folder "
+            "and run the same command again"
+        )
+        self.path = Path(path)
 
 
 class EngineUnavailable(EngineError):

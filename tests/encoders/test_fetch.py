@@ -8,6 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,7 +24,8 @@ from cliphouse.errors import (
     DownloadFailed,
     EncoderMismatch,
     EncoderUnavailable,
-    IncompleteWeights,
+    UsageError,
+    WeightsNotStored,
 )
 from tests.conftest import Outcome
 from tests.data import write_shard
@@ -42,12 +44,15 @@ class Hub:
     headers: dict[str, str] = field(default_factory=dict)
     redirect: bool = False
     asked: list[str] = field(default_factory=list)
+    proxied: list[str] = field(default_factory=list)
     url: str = ""
 
 
 @pytest.fixture
 def hub(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr("cliphouse.download._PAUSE", 0)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     state = Hub(content=tiny_checkpoint.read_bytes())
 
     class Handler(BaseHTTPRequestHandler):
@@ -61,6 +66,8 @@ def hub(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
+            if self.path.startswith("http://"):  # asked as a proxy
+                state.proxied.append(self.path)
             start = 0
             wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
             if wanted and state.ranges and self.headers.get("If-Range") == state.etag:
@@ -79,7 +86,8 @@ def hub(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]
                 self.send_header("Content-Range", f"bytes {start}-{len(state.content) - 1}/{len(state.content)}")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[: state.cut_after])
+            with suppress(ConnectionError):  # who refuses the file does not read it
+                self.wfile.write(body[: state.cut_after])
             if state.cut_after is not None:
                 self.close_connection = True
                 self.connection.close()
@@ -186,38 +194,96 @@ def test_what_a_server_refuses_is_said(hub: Hub, known: Callable[..., specs.Mode
         convert.fetch(spec)
 
 
+def test_what_no_second_try_mends_is_not_tried_again(hub: Hub, known: Callable[..., specs.ModelSpec]) -> None:
+    for status in (401, 403, 404):
+        hub.status, hub.asked = status, []
+        with pytest.raises(DownloadFailed, match=rf"{status} .*--base-url, or convert a file you have") as caught:
+            convert.fetch(known())
+        assert "same command again" not in str(caught.value)
+        assert hub.asked == ["all"]
+    for url in ("mirror.example", "file:///tmp", "https:///nobody"):
+        with pytest.raises(UsageError, match="must begin with https://"):
+            convert.fetch(known(), base_url=url)
+
+
+def test_without_any_sum_a_file_is_taken_only_knowingly(
+    hub: Hub,
+    known: Callable[..., specs.ModelSpec],
+    cliphouse: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = hashlib.sha256(hub.content).hexdigest()
+    monkeypatch.setitem(specs.MODELS, "tiny-clip", known(None))  # type: ignore[arg-type]
+    fetch = ("encoder", "fetch", "tiny-clip", "--force")
+    refused = cliphouse(*fetch)
+    assert refused.code == 3
+    assert "--sha256 HEX, or take it as it is with --unverified" in refused.err
+    assert cliphouse(*fetch, "--sha256", "12").code == 2
+    assert "is not the file that was published" in cliphouse(*fetch, "--sha256", "0" * 64).err
+    assert cliphouse(*fetch, "--sha256", right.upper()).out.endswith("; sha256 as given\n")
+    assert cliphouse(*fetch, "--unverified").out.endswith("; not verified\n")
+    hub.redirect, hub.headers = True, {"X-Linked-ETag": f'"{right}"'}
+    assert cliphouse(*fetch).out.endswith("; sha256 as the hub declares\n")
+    git = hashlib.sha1(b"blob %d\0" % len(hub.content) + hub.content).hexdigest()
+    hub.redirect, hub.headers, hub.etag = True, {"X-Linked-ETag": f'"{git}"'}, '"v2"'
+    assert cliphouse(*fetch).out.endswith("; git sum as the hub declares\n"), "as for small files"
+    monkeypatch.setitem(specs.MODELS, "tiny-clip", known())  # type: ignore[arg-type]
+    assert cliphouse(*fetch).out.endswith("; sha256 as published\n")
+    assert cliphouse(*fetch, "--sha256", "0" * 64).code == 2
+    asked = len(hub.asked)
+    assert "is ready already" in cliphouse("encoder", "fetch", "tiny-clip").out
+    assert len(hub.asked) == asked
+
+
+def test_two_processes_do_not_fetch_the_same(hub: Hub, known: Callable[..., specs.ModelSpec]) -> None:
+    spec, second = known(), []
+
+    def meanwhile(_: object) -> None:
+        if not second:
+            with pytest.raises(DownloadFailed, match="another process is fetching it; wait until it is done") as caught:
+                convert.fetch(spec)
+            second.append(caught.value)
+
+    assert convert.fetch(spec, progress=meanwhile).spec.name == "tiny-clip"
+    assert second
+    assert hub.asked == ["all"]
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    known: Callable[..., specs.ModelSpec], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = known()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(store.HOME_VARIABLE, str(tmp_path / "file" / "home"))
+    for work in (lambda: convert.fetch(spec), lambda: convert.convert(tiny.CLIP, tiny_checkpoint)):
+        with pytest.raises(WeightsNotStored, match=r"cannot write .*file/home.*: Not a directory.*CLIPHOUSE_ENCODERS"):
+            work()
+
+
+def test_a_full_disk_is_named(
+    known: Callable[..., specs.ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home" / "downloads").mkdir(parents=True)
+    (tmp_path / "home" / "downloads" / "tiny-clip-tiny.safetensors.part").symlink_to("/dev/full")
+    with pytest.raises(WeightsNotStored, match=r"\.part: No space left on device"):
+        convert.fetch(known())
+
+
+def test_proxies_of_the_environment_are_used(
+    hub: Hub, known: Callable[..., specs.ModelSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", hub.url.rsplit("/", 1)[0])
+    monkeypatch.setenv("no_proxy", "")
+    convert.fetch(known(), base_url="http://weights.invalid")
+    assert hub.proxied == ["http://weights.invalid/tiny.safetensors"]
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    convert.fetch(known())
+    assert len(hub.proxied) == 1
+
+
 def test_a_mirror_has_the_same_files(hub: Hub, known: Callable[..., specs.ModelSpec]) -> None:
     download = specs.Download(url="https://nowhere.invalid/tiny.safetensors", sha256=known().checkpoint.sha256)  # type: ignore[union-attr]
     convert.fetch(dataclasses.replace(known(), checkpoint=download), base_url=hub.url.rsplit("/", 1)[0] + "/")
-
-
-def test_damaged_encoders_are_named(tiny_encoder: store.Stored, tmp_path: Path) -> None:
-    def copy(name: str) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        for file in tiny_encoder.folder.iterdir():
-            (folder / file.name).write_bytes(file.read_bytes())
-        return folder
-
-    cut = copy("cut")
-    (cut / "text.onnx").write_bytes((cut / "text.onnx").read_bytes()[:1000])
-    with pytest.raises(IncompleteWeights, match=r"text\.onnx has 1,000 of .* bytes; fetch or export it again"):
-        load_encoder(str(cut))
-    lacking = copy("lacking")
-    (lacking / "image.onnx").unlink()
-    with pytest.raises(IncompleteWeights, match=r"image\.onnx is missing"):
-        load_encoder(str(lacking))
-    (copy("bad") / "encoder.json").write_text("{")
-    with pytest.raises(IncompleteWeights, match=r"encoder\.json cannot be used"):
-        load_encoder(str(tmp_path / "bad"))
-    with pytest.raises(IncompleteWeights, match=r"it has no encoder\.json"):
-        load_encoder(str(tmp_path))
-    changed = copy("changed")
-    content = bytearray((changed / "image.onnx").read_bytes())
-    content[len(content) // 2] ^= 1
-    (changed / "image.onnx").write_bytes(content)
-    with pytest.raises(ChecksumMismatch, match=r"image\.onnx"):
-        store.verify(store.open_folder(changed))
 
 
 def test_a_gpu_that_is_asked_for_and_absent_is_no_silent_fallback(
@@ -313,6 +379,8 @@ def test_encoder_commands(tiny_checkpoint: Path, tiny_encoder: store.Stored, cli
     unknown = cliphouse("encoder", "export", "--from", tiny_checkpoint)
     assert "say which model it is: cliphouse encoder export NAME --from" in unknown.err
     out = tiny_checkpoint.with_name("wrong")
-    wrong = cliphouse("encoder", "export", "clip-vit-b32", "--from", tiny_checkpoint, "--out", out, "--no-verify")
+    wrong = cliphouse(
+        "encoder", "export", "clip-vit-b32", "--from", tiny_checkpoint, "--out", out, "--name", "own", "--no-verify"
+    )
     assert "no checkpoint for this encoder" in wrong.err
     assert not out.exists()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cliphouse import encoders
 from cliphouse.cli.options import debug_option
 from cliphouse.cli.render import print_table, progress_bars, size
-from cliphouse.download import sum_of
 from cliphouse.encoders import store
+from cliphouse.encoders.decode import suffixes
 from cliphouse.encoders.specs import MODELS, ModelSpec
-from cliphouse.errors import EncoderUnavailable, UnknownEncoder, UsageError
+from cliphouse.errors import EncoderUnavailable, IncompleteWeights, InvalidImage, UnknownEncoder, UsageError
 
 _SAMPLE = 256
 
@@ -60,6 +62,13 @@ def list_(form: str) -> None:
     print_table([name for name in names if name != "folder"], [(*row[:3], *row[4:]) for row in rows])
 
 
+def _sums(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+            raise UsageError(f"{value!r} is no sha256; it has 64 hexadecimal digits")
+    return tuple(value.lower() for value in values)
+
+
 @encoder.command()
 @click.argument("name")
 @click.option(
@@ -70,24 +79,45 @@ def list_(form: str) -> None:
     help="A mirror that has the same files under their own names.",
 )
 @click.option("--keep", is_flag=True, help="Keep the downloaded checkpoint beside the encoders.")
+@click.option("--force", is_flag=True, help="Fetch an encoder anew that is ready already.")
+@click.option(
+    "--sha256",
+    "sums",
+    multiple=True,
+    callback=_sums,
+    metavar="HEX",
+    help="The sum you know of a file whose publisher names none; once for each file.",
+)
+@click.option("--unverified", is_flag=True, help="Take a file for which there is no sum at all.")
 @debug_option
-def fetch(name: str, base_url: str | None, keep: bool) -> None:
+def fetch(name: str, base_url: str | None, keep: bool, force: bool, sums: tuple[str, ...], unverified: bool) -> None:
     """Download the weights of encoder NAME and convert them.
 
-    A download that was cut goes on where it stopped when the command is run again. The file is compared with the sha256
-    that its publisher names. Behind a proxy that allows a mirror only, give --base-url.
+    A download that was cut goes on where it stopped when the command is run again. The file is compared with the
+    published sha256; where none is published, with --sha256, or with the sum that the hub declares for it. If there is
+    none at all, as on a plain mirror, it is fetched with --unverified only. The last line says which it was.
+
+    Proxies are taken from HTTPS_PROXY and NO_PROXY. Where only a mirror can be reached, give --base-url.
     """
     from cliphouse.encoders import convert
 
+    spec = _spec(name)
+    if not force and (ready := _whole(name)):
+        click.echo(f"{name} is ready already: {size(ready.size)} in {ready.folder}; --force fetches it anew")
+        return
     with progress_bars() as progress:
-        made = convert.fetch(_spec(name), base_url=base_url, keep=keep, progress=progress)
-    click.echo(f"{name} is ready: {size(made.size)} in {made.folder}")
+        made = convert.fetch(spec, base_url=base_url, keep=keep, sums=sums, unverified=unverified, progress=progress)
+    checked = ", ".join(dict.fromkeys(made.made["checked"].values()))
+    click.echo(f"{name} is ready: {size(made.size)} in {made.folder}; {checked}")
 
 
 @encoder.command()
 @click.argument("name", required=False)
 @click.option("--from", "checkpoint", required=True, type=click.Path(path_type=Path), help="OpenAI's or open_clip's.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="tokenizer.json, which SigLIP models need.")
+@click.option(
+    "--name", "own_name", metavar="OTHER", help="A name of its own for weights that are not the published ones."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the encoder; the cache folder by default.")
 @click.option(
     "--verify/--no-verify",
@@ -96,20 +126,23 @@ def fetch(name: str, base_url: str | None, keep: bool) -> None:
     help="Compare with open_clip on PyTorch; needs cliphouse[torch].",
 )
 @debug_option
-def export(name: str | None, checkpoint: Path, tokenizer: Path | None, out: Path | None, verify: bool) -> None:
+def export(
+    name: str | None, checkpoint: Path, tokenizer: Path | None, own_name: str | None, out: Path | None, verify: bool
+) -> None:
     """Convert a checkpoint to an encoder that runs without PyTorch.
 
     NAME says which model it is (see: cliphouse encoder list); without it the file is recognised by its sha256. With
-    other weights of a known architecture, give the NAME of that architecture and a folder of your own with --out.
+    other weights, give the NAME of the model that is built alike, and with --name a name of their own: a collection
+    finds its encoder by name, and another's weights would answer wrongly.
 
     \b
     Examples:
       cliphouse encoder export --from ViT-B-32.pt
-      cliphouse encoder export openclip-vit-b32-laion2b --from mine.safetensors --out ./my-encoder
+      cliphouse encoder export openclip-vit-b32-laion2b --from mine.safetensors --name mine
     """
     from cliphouse.encoders import convert
 
-    spec = _spec(name) if name else _recognise(checkpoint)
+    spec = convert.spec_of(_spec(name) if name else None, checkpoint, own_name)
     with progress_bars() as progress:
         made = convert.convert(spec, checkpoint, tokenizer, target=out, verify=verify, progress=progress)
     checked = f"; differs from PyTorch by at most {made.made['torch_difference']:.1e}" if verify else ""
@@ -151,13 +184,34 @@ def quantize(name: str, images: Path, captions: Path, min_cosine: float) -> None
     """
     from cliphouse.encoders import convert
 
-    lines = captions.read_text(encoding="utf-8").splitlines()
+    stored = _stored(name)
+    try:
+        lines = captions.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{captions} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
     texts = list(islice((line.strip() for line in lines if line.strip()), _SAMPLE))
-    files = list(islice((path for path in sorted(images.rglob("*")) if path.is_file()), _SAMPLE))
-    pictures = [encoders.open_image(path) for path in files]
-    made, cosines = convert.quantize(_stored(name), texts, pictures, min_cosine=min_cosine)
+    pictures, skipped = _Pictures(), 0
+    for path in (path for path in sorted(images.rglob("*")) if path.suffix.lower() in suffixes() and path.is_file()):
+        try:
+            encoders.open_image(path)
+        except InvalidImage:
+            skipped += 1
+            continue
+        pictures.append(path)
+        if len(pictures) == _SAMPLE:
+            break
+    if skipped:
+        click.echo(f"skipped {skipped:,} files that are no whole picture", err=True)
+    made, cosines = convert.quantize(stored, texts, pictures, min_cosine=min_cosine)
     found = ", ".join(f"{what} {cosine:.4f}" for what, cosine in cosines.items())
     click.echo(f"{made.spec.name} is ready: {size(made.size)} in {made.folder}; mean cosine to {name}: {found}")
+
+
+class _Pictures(list[Path]):
+    """Pictures by their files: those of a slice are opened when it is taken."""
+
+    def __getitem__(self, rows: Any) -> Any:
+        return [encoders.open_image(path) for path in super().__getitem__(rows)]
 
 
 def _spec(name: str) -> ModelSpec:
@@ -168,15 +222,11 @@ def _spec(name: str) -> ModelSpec:
     return MODELS[name]
 
 
-def _recognise(checkpoint: Path) -> ModelSpec:
-    found = sum_of(checkpoint) if checkpoint.is_file() else ""
-    for spec in MODELS.values():
-        if spec.checkpoint and spec.checkpoint.sha256 == found:
-            return spec
-    raise UsageError(
-        f"{checkpoint} is no checkpoint whose sum is known; say which model it is: "
-        f"cliphouse encoder export NAME --from {checkpoint} (NAME: {', '.join(MODELS)})"
-    )
+def _whole(name: str) -> store.Stored | None:
+    try:
+        return store.find(name)
+    except IncompleteWeights:
+        return None
 
 
 def _stored(name: str) -> store.Stored:

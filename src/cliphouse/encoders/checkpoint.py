@@ -7,6 +7,7 @@ that nothing in the file can run.
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -32,6 +33,8 @@ _STORAGES = {
     "ByteStorage": "<u1",
     "BoolStorage": "?",
 }
+#: What safetensors calls the kinds of numbers that numpy has, and the one that is widened.
+_SAFETENSORS = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 
 
 def read_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
@@ -43,7 +46,7 @@ def read_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
     """
     if not path.is_file():
         raise InvalidCheckpoint(path, "there is no such file")
-    if zipfile.is_zipfile(path):
+    if _is_archive(path):
         weights = _read_archive(path)
     elif path.suffix == ".safetensors":
         weights = _read_safetensors(path)
@@ -55,31 +58,62 @@ def read_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
     return weights
 
 
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:
+        raise InvalidCheckpoint(path, f"it cannot be read: {error}") from error
+
+
 def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors import SafetensorError, deserialize, safe_open
     except ModuleNotFoundError:
         raise MissingExtra("safetensors files need: pip install 'cliphouse[clip]'") from None
     try:
-        return dict(load_file(path))
-    except (SafetensorError, TypeError, OSError) as error:
-        raise InvalidCheckpoint(path, str(error)) from error
+        with safe_open(path, framework="numpy") as file:
+            kinds = {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118  # no mapping
+            if strange := sorted(set(kinds.values()) - _SAFETENSORS):
+                raise InvalidCheckpoint(path, f"its numbers are {strange[0]}; float32, float16 or bfloat16 is wanted")
+            if "BF16" not in kinds.values():
+                return {name: file.get_tensor(name) for name in kinds}
+        found = dict(deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
+        return {name: _numbers(each).reshape(each["shape"]) for name, each in found.items()}
+    except (SafetensorError, TypeError, ValueError, OSError, MemoryError) as error:
+        raise InvalidCheckpoint(path, str(error) or type(error).__name__) from error
+
+
+def _numbers(tensor: Mapping[str, Any]) -> NDArray[Any]:
+    if tensor["dtype"] == "BF16":
+        return _widened(tensor["data"])
+    kind = {"BOOL": "?"}.get(tensor["dtype"]) or f"<{tensor['dtype'][0].lower()}{int(tensor['dtype'][1:]) // 8}"
+    return np.frombuffer(tensor["data"], kind)
+
+
+def _widened(raw: bytes) -> NDArray[np.float32]:
+    """bfloat16 is the upper half of float32."""
+    return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
 
 
 def _read_archive(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if len(pickles) != 1:
-                raise InvalidCheckpoint(path, "the archive holds no data.pkl of PyTorch")
-            with archive.open(pickles[0]) as stream:
-                found = _Unpickler(stream, archive, pickles[0].removesuffix("data.pkl")).load()
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, IndexError) as error:
-        raise InvalidCheckpoint(path, f"it cannot be read: {error}") from error
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]  # a training checkpoint keeps optimizer and epoch beside it
-    return dict(_tensors(found))
+            name = _pickle(archive)
+            with archive.open(name) as stream:
+                found = _Unpickler(stream, archive, name.removesuffix("data.pkl")).load()
+        if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+            found = found["state_dict"]  # a training checkpoint keeps optimizer and epoch beside it
+        return dict(_tensors(found))
+    except Exception as error:  # an unpickler fed with anything fails with anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidCheckpoint(path, f"it cannot be read: {reason}") from error
+
+
+def _pickle(archive: zipfile.ZipFile) -> str:
+    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise pickle.UnpicklingError("the archive holds no data.pkl of PyTorch")
+    return pickles[0]
 
 
 def _tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
@@ -108,8 +142,11 @@ class _Shell:
             vars(self).update(state)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads a checkpoint's pickle; only tensors and dictionaries come to life."""
+class _Unpickler(pickle._Unpickler):
+    """Reads a checkpoint's pickle; only tensors and dictionaries come to life.
+
+    Python's own reader, not the one in C, which takes gigabytes for the one wrong byte that numbers a memo.
+    """
 
     def __init__(self, stream: Any, archive: zipfile.ZipFile, prefix: str) -> None:
         super().__init__(stream)
@@ -134,7 +171,7 @@ class _Unpickler(pickle.Unpickler):
                 raise pickle.UnpicklingError("a tensor has numbers of an unknown kind")
             raw = self._archive.read(f"{self._prefix}data/{key}")
             if kind == "bfloat16":
-                numbers: NDArray[Any] = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+                numbers: NDArray[Any] = _widened(raw)
             else:
                 numbers = np.frombuffer(raw, kind)
             if len(numbers) < count:
@@ -148,7 +185,7 @@ def _rebuild_tensor(storage: NDArray[Any], offset: int, size: tuple[int, ...], s
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if 0 in size:
         return np.zeros(size, storage.dtype)
-    if offset < 0 or min(stride, default=0) < 0 or last >= len(storage):
+    if offset < 0 or min(stride, default=0) < 0 or last >= len(storage) or math.prod(size) > len(storage):
         raise pickle.UnpicklingError("a tensor reaches beyond its storage")
     view = np.lib.stride_tricks.as_strided(storage[offset:], size, [step * item for step in stride], writeable=False)
     return np.ascontiguousarray(view)
