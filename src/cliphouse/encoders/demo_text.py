@@ -23,6 +23,8 @@ MINILM_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a
 MINILM_DIM = 384
 #: Letter groups share this many rows.
 BUCKETS = 4096
+#: How much a word counts that the dictionary explains, where a word from training counts one.
+_EXPLAINED = np.float32(0.7)
 _MAX_PIECES = 64
 _MAX_WORD = 100
 
@@ -44,7 +46,8 @@ class WordPiece:
         start = 0
         while start < len(word):
             prefix = "##" if start else ""
-            end = next((end for end in range(len(word), start, -1) if prefix + word[start:end] in self._ids), start)
+            ends = range(len(word), start, -1)
+            end: int = next((end for end in ends if prefix + word[start:end] in self._ids), start)
             if end == start or len(word) > _MAX_WORD:
                 return [self._unknown]
             ids.append(self._ids[prefix + word[start:end]])
@@ -109,23 +112,22 @@ def letter_features(text: str) -> list[int]:
 class TextTower:
     """Text to the vector space it shares with pictures. The arrays are those of `text.npz`.
 
-    With MiniLM a text is its sentence vector, turned, plus a vector for each word known from training; words never
-    seen are left to MiniLM. Without it, letter groups stand in, and the part that names ImageNet classes is zero.
+    With MiniLM a text is its sentence vector, turned, plus a vector for each word known from training. For a word
+    never seen, the dictionary names known words of nearly its meaning, which stand in; a word in neither is left to
+    MiniLM. Without MiniLM, letter groups stand in, and the part that names ImageNet classes is zero.
     """
 
-    def __init__(self, arrays: Mapping[str, NDArray[np.generic]], minilm: MiniLM | None) -> None:
+    def __init__(
+        self, arrays: Mapping[str, NDArray[np.generic]], minilm: MiniLM | None, *, dictionary: bool = True
+    ) -> None:
         self._minilm = minilm
         self._mean, self._turn, self._classes = (
             np.asarray(arrays[name], dtype=np.float32) for name in ("mean", "turn", "classes")
         )
         self._words, self._letters = (_dequantised(arrays, name) for name in ("words", "letters"))
-        known = bytes(np.asarray(arrays["vocabulary"], dtype=np.uint8)).decode().split("\n")
-        self._vocabulary = {feature: row for row, feature in enumerate(known)}
-
-    @property
-    def dim(self) -> int:
-        """The length of an embedding."""
-        return self._turn.shape[1] + self._classes.shape[1]
+        self._vocabulary = {feature: row for row, feature in enumerate(_lines(arrays["vocabulary"]))}
+        rows = np.asarray(arrays["dictionary_rows"], dtype=np.int64)
+        self._dictionary = dict(zip(_lines(arrays["dictionary"]), rows, strict=True)) if dictionary else {}
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """One unit vector a text; zeros for a text that holds nothing to go by."""
@@ -137,9 +139,17 @@ class TextTower:
         return unit(np.concatenate([unit(centred @ self._turn + own), unit(centred @ self._classes)], axis=1))
 
     def _bag(self, text: str) -> NDArray[np.float32]:
-        known = [self._vocabulary[feature] for feature in word_features(text) if feature in self._vocabulary]
-        bag = _summed(self._words, known)
+        vectors = [vector for feature in word_features(text) if (vector := self._word(feature)) is not None]
+        bag = _summed(np.array(vectors), range(len(vectors))) if vectors else np.zeros_like(self._words[0])
         return bag if self._minilm is not None else bag + _summed(self._letters, letter_features(text))
+
+    def _word(self, feature: str) -> NDArray[np.float32] | None:
+        """The vector of a word or pair of words; None if neither training nor the dictionary knows it."""
+        if feature in self._vocabulary:
+            vector: NDArray[np.float32] = self._words[self._vocabulary[feature]]
+            return vector
+        rows = self._dictionary.get(feature)
+        return None if rows is None else _EXPLAINED * _summed(self._words, rows[rows >= 0].tolist())
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -153,6 +163,10 @@ def _summed(table: NDArray[np.float32], rows: Sequence[int]) -> NDArray[np.float
     """The sum of the rows over the square root of their number."""
     total: NDArray[np.float32] = table[list(rows)].sum(axis=0) / np.float32(np.sqrt(max(1, len(rows))))
     return total
+
+
+def _lines(array: NDArray[np.generic]) -> list[str]:
+    return bytes(np.asarray(array, dtype=np.uint8)).decode().split("\n")
 
 
 def _dequantised(arrays: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.float32]:
