@@ -22,11 +22,11 @@ QUERIES = Path(__file__).parent / "queries"
 #: Half of these words stand in no caption: the text side of the encoder knows what they mean.
 TEXTS = (
     "a red fruit",
-    "canine",
+    "spectacles",
     "something to drink",
     "a musical instrument",
     "timepiece",
-    "frightened",
+    "fiddle",
 )
 SHOWN, ACROSS = 5, 9
 
