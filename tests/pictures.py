@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from cliphouse import embed
 from cliphouse.encoders.words import COLOURS
+from cliphouse.pipeline.plan import plan
 from cliphouse.types import Shard
 
 
@@ -114,3 +116,15 @@ def img2dataset(place: Path, layout: str, colours: Mapping[str, str]) -> Path:
 def rows_of(shards: list[Shard]) -> list[dict[str, Any]]:
     """The metadata of all shards, row by row."""
     return [row for shard in shards for row in pq.read_table(shard.metadata).to_pylist()]
+
+
+def embed_words(src: Any, out: Path, **options: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
+    """The report, and the metadata by key."""
+    report = embed(src, out, encoder="test-words", **options)
+    return report, {row["key"]: row for row in rows_of(plan(out))}
+
+
+def skipped(out: Path) -> dict[str, str]:
+    """Why pictures were skipped, by file name."""
+    lines = map(json.loads, (out / "skipped.jsonl").read_text().splitlines())
+    return {Path(line["image_path"]).name: line["reason"] for line in lines}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cliphouse.cli.options import database_options, encoder_option, open_collection
+from cliphouse.cli.options import database_options, encoder_option, format_option, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
 from cliphouse.collection import DEFAULT_STORAGE
 from cliphouse.index import describe
@@ -60,14 +60,7 @@ def load(
 
 
 @click.command()
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="For people or programs.",
-)
+@format_option
 @database_options
 def status(form: str, db: str, collection: str) -> None:
     """Show rows, shards, disk by column, indexes, encoder and engine."""

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cliphouse import encoders
-from cliphouse.cli.options import debug_option
+from cliphouse.cli.options import debug_option, format_option
 from cliphouse.cli.render import print_table, progress_bars, size
 from cliphouse.encoders import store
 from cliphouse.encoders.decode import suffixes
@@ -35,14 +35,7 @@ def encoder() -> None:
 
 
 @encoder.command(name="list")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="For people or programs.",
-)
+@format_option
 @debug_option
 def list_(form: str) -> None:
     """List the encoders known by name, and which of them can run here."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from cliphouse.cli.options import database_options, open_collection
+from cliphouse.cli.options import database_options, format_option, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
 from cliphouse.index import describe
 from cliphouse.types import QUANTIZATION_BITS, IndexConfig, Modality, Quantization
@@ -76,14 +76,7 @@ def build(
 
 
 @index.command()
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="For people or programs.",
-)
+@format_option
 @database_options
 def show(form: str, db: str, collection: str) -> None:
     """Show the indexes with their state: building, partial (new rows wait), or ready."""

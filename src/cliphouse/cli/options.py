@@ -60,6 +60,18 @@ def database_options(function: F) -> F:
     )(function)
 
 
+def format_option(function: F) -> F:
+    """Add --format; the function gets `form`, "table" or "json"."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="For people or programs.",
+    )(function)
+
+
 def encoder_option(function: F) -> F:
     """Add --encoder."""
     return click.option(

@@ -106,13 +106,12 @@ def spec_of(spec: ModelSpec | None, checkpoint: Path, name: str | None = None) -
     found = sum_of(checkpoint)
     known = next((each for each in MODELS.values() if each.checkpoint and each.checkpoint.sha256 == found), None)
     command = "cliphouse encoder export"
-    if spec is None and known is None:
+    spec = spec or known
+    if spec is None:
         raise UsageError(
             f"{checkpoint} is no checkpoint whose sum is known; say which model it is: "
             f"{command} NAME --from {checkpoint} (NAME: {', '.join(MODELS)})"
         )
-    spec = spec or known
-    assert spec is not None  # noqa: S101
     if known and known.name != spec.name:
         raise UsageError(
             f"{checkpoint} holds the weights of {known.name}, not {spec.name}; "
