@@ -23,6 +23,7 @@
         TruncatedShard                exit 3  http 422
         MissingColumn                 exit 3  http 422
         InvalidEmbedding              exit 3  http 422
+        InvalidRow                    exit 3  http 422
         ShardConflict                 exit 3  http 409
       WeightsError                    exit 3  http 503  an encoder's files must change
         InvalidCheckpoint             exit 3  http 422
@@ -233,7 +234,7 @@ class TruncatedShard(ShardError):
 class MissingColumn(ShardError):
     """A metadata file lacks the columns that describe a picture."""
 
-    def __init__(self, path: Path, wanted: Iterable[str], present: Iterable[str], *, shard: int) -> None:
+    def __init__(self, path: str | Path, wanted: Iterable[str], present: Iterable[str], *, shard: int) -> None:
         super().__init__(
             f"{path} has none of the columns {', '.join(wanted)}; it has: {', '.join(present) or 'no columns'}",
             shard=shard,
@@ -242,11 +243,23 @@ class MissingColumn(ShardError):
 
 
 class InvalidEmbedding(ShardError):
-    """An embedding on disk is not a direction: NaN, infinite or all zero."""
+    """An embedding on disk is not a direction (NaN, infinite, all zero), or not of unit length where that is asked."""
 
-    def __init__(self, path: Path, row: int, reason: str, *, shard: int) -> None:
-        super().__init__(f"{path} row {row} {reason}; mend or remove that row and load again", shard=shard)
-        self.path, self.row = path, row
+    def __init__(self, place: str, row: int, reason: str, *, shard: int) -> None:
+        super().__init__(f"{place} {reason}; mend that row, or leave such rows out with --on-bad-row skip", shard=shard)
+        self.place, self.row = place, row
+
+
+class InvalidRow(ShardError):
+    """A row's metadata are not as they were asked to be."""
+
+    def __init__(self, place: str, kind: str, value: object, *, shard: int) -> None:
+        said = str(value) if value is None or len(str(value)) <= 60 else f"{str(value)[:60]}..."
+        super().__init__(
+            f"{place} has the {kind} {said!r}; mend that row, or keep such rows with --on-bad-row {kind}=keep",
+            shard=shard,
+        )
+        self.place, self.kind = place, kind
 
 
 class ShardConflict(ShardError):

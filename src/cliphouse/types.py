@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 from cliphouse.errors import UsageError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MIN_DIM, MAX_DIM = 2, 4096
 MAX_K = 10_000
 MAX_EF_SEARCH = 100_000
+MAX_WORKERS = 64
 #: A row's id is `shard * ROWS_PER_SHARD + row`: readable at a glance, unique, and below 2**53 for 90 million shards,
 #: so that every JSON parser keeps it exact.
 ROWS_PER_SHARD = 100_000_000
@@ -26,6 +27,12 @@ Modality = Literal["image", "text"]
 Storage = Literal["bfloat16", "float32"]
 Quantization = Literal["f64", "f32", "f16", "bf16", "i8", "b1"]
 SearchPath = Literal["exact", "hnsw"]
+#: What can be wrong with a row: a vector without a direction; a vector that is not of unit length; no url; no caption; no
+#: similarity, or one that no cosine can be; a tag outside LAION's three.
+RowKind = Literal["vector", "norm", "url", "caption", "similarity", "nsfw"]
+RowPolicy = Literal["keep", "skip", "fail"]
+ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
+ROW_POLICIES: tuple[RowPolicy, ...] = get_args(RowPolicy)
 
 #: What a hit always carries besides its distance; more columns come on request.
 HIT_COLUMNS = ("id", "url", "caption", "NSFW", "similarity")
@@ -162,6 +169,50 @@ class IndexConfig:
         layers add less than 1 %. Within 1 % of what the engine reports from 64 to 512 dimensions.
         """
         return -(-dim * QUANTIZATION_BITS[self.quantization] // 8) + 8 * self.m + 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How to load, and what to do with what is not as it should be.
+
+    `on_bad_row` is the policy for rows with a vector that has no direction, and for other kinds of dirt where they are
+    named: "skip", "fail,caption=skip", "nsfw=fail". `keep` stores what is good of a row. Without a name those others are
+    kept: they are common, and can be searched. `on_bad_shard` says whether a shard whose files are broken is listed
+    and passed over. `similarity`: "recompute" fills missing and absurd ones in from the vectors. `columns` names, for
+    columns of the table, the columns of the files that fill them where they have not the usual names. `workers` shards
+    are loaded at a time.
+    """
+
+    workers: int = 1
+    on_bad_row: str = "skip"
+    on_bad_shard: Literal["skip", "fail"] = "fail"
+    similarity: Literal["keep", "recompute"] = "keep"
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise UsageError(f"workers must be from 1 to {MAX_WORKERS}, got {self.workers}")
+        if self.on_bad_shard not in ("skip", "fail"):
+            raise UsageError(f"on_bad_shard must be 'skip' or 'fail', got {self.on_bad_shard!r}")
+        if self.similarity not in ("keep", "recompute"):
+            raise UsageError(f"similarity must be 'keep' or 'recompute', got {self.similarity!r}")
+        self._policies()
+
+    def policy(self, kind: RowKind) -> RowPolicy:
+        """What to do with a row of this kind."""
+        return self._policies()[kind]
+
+    def _policies(self) -> dict[RowKind, RowPolicy]:
+        policies: dict[RowKind, RowPolicy] = dict.fromkeys(ROW_KINDS, "keep") | {"vector": "skip"}
+        for part in self.on_bad_row.split(","):
+            kind, named, policy = part.strip().rpartition("=")
+            if policy not in ROW_POLICIES or (named and kind not in ROW_KINDS):
+                raise UsageError(
+                    f"{part.strip()!r} is no policy for bad rows; write {', '.join(ROW_POLICIES)}, or KIND=POLICY with a "
+                    f"kind of {', '.join(ROW_KINDS)}"
+                )
+            policies[cast("RowKind", kind or "vector")] = cast("RowPolicy", policy)
+        return policies
 
 
 #: Bits per dimension of each quantization of the index.

@@ -8,15 +8,15 @@ import signal
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import clickhouse_connect
-from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
+from cliphouse.engine.connection import Connection
 from cliphouse.engine.embedded import (
     directory_holder,
     machine_memory_bytes,
@@ -25,6 +25,7 @@ from cliphouse.engine.embedded import (
     server_options,
 )
 from cliphouse.engine.faults import map_error
+from cliphouse.engine.insert import pour, send, until_failure
 from cliphouse.engine.session import Session
 from cliphouse.engine.url import EmbeddedLocation, Location, parse_url
 from cliphouse.errors import (
@@ -68,24 +69,6 @@ class Result:
     rows: list[tuple[Any, ...]]
 
 
-@dataclass(slots=True, eq=False)
-class Connection:
-    """A driver's client, and the mark its queries carry so that they can be found and killed.
-
-    `lost` is set from an interrupt until its query has ended: waiting for the connection could take for ever.
-    """
-
-    client: Client
-    mark: str
-    stateful: bool = False
-    lost: bool = False
-
-    def close(self) -> None:
-        """Close the client, unless that could hang."""
-        if not self.lost:
-            self.client.close()
-
-
 class Engine:
     """A ClickHouse engine, embedded or remote. Safe to use from several threads: each call has its own connection.
 
@@ -96,6 +79,7 @@ class Engine:
     def __init__(self, location: Location) -> None:
         self.location = location
         self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
         self._lock = threading.Lock()
         self._closed = False
         first = self._open()
@@ -119,33 +103,21 @@ class Engine:
         """Run a statement for its effect."""
         self._call(lambda connection: connection.client.command(sql, parameters=dict(parameters or {})), sql=sql)
 
-    def insert_native(self, table: str, columns: Iterable[str], blocks: Iterable[bytes]) -> None:
-        """Insert rows that are already in ClickHouse's Native format, as one insert, in large parts.
+    def insert_native(
+        self, table: str, columns: Sequence[str], pieces: Iterable[bytes | memoryview], *, token: str = ""
+    ) -> None:
+        """Insert rows that are already in ClickHouse's Native format, as one insert; each block becomes a part.
 
-        `table` and `columns` are names, not yet quoted; an index on the table is not built on the way. If `blocks`
-        raises, the rows it gave before may have been inserted; its error comes through as it is.
+        `table` and `columns` are names, not yet quoted; an index on the table is not built on the way. With a `token`,
+        a table with a deduplication window takes the same insert once. If `pieces` raises, the rows it gave before may
+        have been inserted; its error comes through as it is.
         """
-        settings = {
-            "async_insert": 0,
-            "materialize_skip_indexes_on_insert": 0,
-            "min_insert_block_size_rows": 1_048_576,
-            "min_insert_block_size_bytes": 512 * 2**20,
-        }
         failures: list[BaseException] = []
 
-        def until_failure(connection: Connection) -> Generator[bytes, None, None]:
-            # Raising inside the driver would leak its spool file or come back as a broken connection.
-            try:
-                for block in blocks:
-                    if connection.lost:  # interrupted: nobody waits for the rest
-                        return
-                    yield block
-            except BaseException as error:  # noqa: BLE001
-                failures.append(error)
-
         def work(connection: Connection) -> None:
-            pieces = until_failure(connection)
-            connection.client.raw_insert(table, list(columns), pieces, settings=settings, fmt="Native")
+            given = until_failure(pieces, connection, failures)
+            insert = pour if self.capabilities.embedded else send
+            insert(connection.client, table, columns, given, token)
 
         try:
             self._call(work, sql=f"INSERT INTO {table}")
@@ -154,6 +126,13 @@ class Engine:
                 raise
         if failures:
             raise failures[0]
+
+    def cancel(self) -> None:
+        """Kill what runs on every connection at this moment; each call that was running raises `EngineError`."""
+        with self._lock:
+            marks = tuple(connection.mark for connection in self._busy)
+        if marks:
+            self.command(f"KILL QUERY WHERE Settings['log_comment'] IN ({literal(marks)[1:-1]}) ASYNC")
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -240,10 +219,13 @@ class Engine:
                 raise UsageError("the database is closed; open it again")
             connection = self._idle.pop() if self._idle else None
         connection = connection or self._open()
+        with self._lock:
+            self._busy.add(connection)
         try:
             yield connection
         finally:
             with self._lock:
+                self._busy.discard(connection)
                 reusable = not self._closed and not connection.lost
                 if reusable:
                     self._idle.append(connection)

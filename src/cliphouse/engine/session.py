@@ -15,7 +15,8 @@ from cliphouse.errors import EngineError, UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cliphouse.engine.client import Connection, Engine
+    from cliphouse.engine.client import Engine
+    from cliphouse.engine.connection import Connection
 
 #: chDB streams the answers of these only; others are short.
 _STREAMED = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)

@@ -7,36 +7,51 @@ elements. See https://clickhouse.com/docs/interfaces/formats/Native. Why this an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cliphouse.pipeline.read import Batch
-from cliphouse.schema import METADATA_COLUMNS, embedding_type
+from cliphouse.pipeline.rows import Batch, Vectors
+from cliphouse.schema import EMBEDDING_COLUMNS, METADATA_COLUMNS, embedding_type
 from cliphouse.types import ROWS_PER_SHARD, Storage
-from cliphouse.vectors import bfloat16_words
+
+Piece = bytes | memoryview
+#: Lengths of strings whose prefixes are kept ready.
+_SHORT = 2**14
 
 
-def block(batch: Batch, *, shard: int, storage: Storage) -> Iterator[bytes]:
-    """The batch as one block with the columns INSERT_COLUMNS, in pieces; absent metadata becomes defaults."""
-    rows = len(batch.image)
-    ids = np.arange(batch.start, batch.start + rows, dtype=np.int64) + shard * ROWS_PER_SHARD
-    yield varint(2 + len(METADATA_COLUMNS) + 1) + varint(rows)
-    yield _header("id", "Int64") + ids.astype("<i8").tobytes()
-    for column, (kind, _) in METADATA_COLUMNS.items():
-        values = batch.metadata.get(column)
-        if kind == "Float32":
-            yield _header(column, kind) + floats(values, rows)
-        elif kind == "Int32":
-            yield _header(column, kind) + integers(values, rows)
-        else:  # a LowCardinality column takes plain strings too
-            yield _header(column, "String") + strings(values, rows)
-    for column, vectors in (("image_embedding", batch.image), ("text_embedding", batch.text)):
-        yield _header(column, embedding_type(storage))
-        yield from arrays(vectors, rows, storage)
+def block(batch: Batch, *, shard: int, storage: Storage, columns: Mapping[str, str]) -> Iterator[Piece]:
+    """The batch as one block, in pieces; `columns` are those of the table, with their types, that are to be filled.
+
+    Absent metadata becomes defaults.
+    """
+    rows = len(batch.numbers)
+    vectors = dict(zip(EMBEDDING_COLUMNS, (batch.image, batch.text), strict=True))
+    yield varint(len(columns)) + varint(rows)
+    for column, kind in columns.items():
+        if column in vectors:
+            yield _header(column, embedding_type(storage))
+            yield from arrays(vectors[column], rows)
+        elif column == "id":
+            yield _header(column, "Int64") + (batch.numbers + shard * ROWS_PER_SHARD).astype("<i8").tobytes()
+        else:
+            yield from _metadata(column, kind, batch.metadata.get(column), rows)
+
+
+def _metadata(column: str, kind: str, values: pa.Array | None, rows: int) -> Iterator[Piece]:
+    if METADATA_COLUMNS[column][0] == "Int32":
+        yield _header(column, "Int32") + integers(values, rows)
+    elif column != "similarity":  # a LowCardinality column takes plain strings too
+        yield _header(column, "String")
+        yield strings(values, rows)
+    elif "Nullable" in kind:
+        yield _header(column, "Nullable(Float32)") + nulls(values, rows) + floats(values, rows)
+    else:  # a table made by hand
+        yield _header(column, "Float32") + floats(values, rows)
 
 
 def varint(number: int) -> bytes:
@@ -49,49 +64,73 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-def strings(values: pa.Array | None, rows: int) -> bytes:
+def strings(values: pa.Array | None, rows: int) -> Piece:
     """A String column; null becomes "". The bytes are the source's own, whatever they are."""
     if values is None or pa.types.is_null(values.type):
         return b"\0" * rows
     if not pa.types.is_binary(values.type) and not pa.types.is_large_binary(values.type):
         values = values.cast(pa.large_string())  # numbers as text, dictionaries as values
     values = values.cast(pa.large_binary()).fill_null(b"")
-    lengths, positions = np.unique(pc.binary_length(values).to_numpy(zero_copy_only=False), return_inverse=True)
-    prefixes = pa.array([varint(int(length)) for length in lengths], pa.large_binary()).take(pa.array(positions))
-    joined = pc.binary_join_element_wise(prefixes, values, pa.scalar(b"", pa.large_binary()))
+    joined = pc.binary_join_element_wise(_prefixes(pc.binary_length(values)), values, pa.scalar(b"", pa.large_binary()))
     _, offsets, data = joined.buffers()
     ends = np.frombuffer(offsets, dtype=np.int64)[joined.offset : joined.offset + rows + 1]
-    return bytes(memoryview(data)[ends[0] : ends[-1]]) if data is not None and rows else b""
+    return memoryview(data)[ends[0] : ends[-1]] if data is not None and rows else b""
+
+
+def _prefixes(lengths: pa.Array) -> pa.Array:
+    """The varint of each length."""
+    if (longest := pc.max(lengths).as_py()) is None or longest < _SHORT:
+        return _short_prefixes().take(lengths)
+    values, positions = np.unique(lengths.to_numpy(zero_copy_only=False), return_inverse=True)
+    return pa.array([varint(int(value)) for value in values], pa.large_binary()).take(pa.array(positions))
+
+
+@cache
+def _short_prefixes() -> pa.Array:
+    return pa.array([varint(length) for length in range(_SHORT)], pa.large_binary())
 
 
 def floats(values: pa.Array | None, rows: int) -> bytes:
     """A Float32 column; null and what is no number become NaN."""
     if values is None:
         return np.full(rows, np.nan, dtype="<f4").tobytes()
-    numbers: NDArray[np.floating] = _numbers(values, pa.float64()).to_numpy(zero_copy_only=False)
-    return numbers.astype("<f4").tobytes()
+    found: NDArray[np.floating] = numbers(values, pa.float64()).to_numpy(zero_copy_only=False)
+    return found.astype("<f4").tobytes()
+
+
+def nulls(values: pa.Array | None, rows: int) -> bytes:
+    """The map of nulls that goes before a Nullable column."""
+    return b"\1" * rows if values is None else values.is_null().cast(pa.uint8()).to_numpy().tobytes()
 
 
 def integers(values: pa.Array | None, rows: int) -> bytes:
     """An Int32 column; null, what is no number and what does not fit become 0."""
     if values is None:
         return bytes(4 * rows)
-    numbers = np.nan_to_num(_numbers(values, pa.float64()).to_numpy(zero_copy_only=False), posinf=0, neginf=0)
-    numbers[np.abs(numbers) > np.iinfo(np.int32).max] = 0
-    encoded: bytes = numbers.astype("<i4").tobytes()
+    found = np.nan_to_num(numbers(values, pa.float64()).to_numpy(zero_copy_only=False), posinf=0, neginf=0)
+    found[np.abs(found) > np.iinfo(np.int32).max] = 0
+    encoded: bytes = found.astype("<i4").tobytes()
     return encoded
 
 
-def arrays(vectors: NDArray[np.float32] | None, rows: int, storage: Storage) -> Iterator[bytes]:
-    """An Array column of equal rows; without `vectors`, of empty ones."""
+def arrays(vectors: Vectors | None, rows: int) -> Iterator[Piece]:
+    """An Array column of bfloat16 words or float32 numbers; without `vectors`, of empty arrays."""
     if vectors is None:
         yield bytes(8 * rows)
         return
-    yield (np.arange(1, rows + 1, dtype="<u8") * vectors.shape[1]).tobytes()
-    yield (bfloat16_words(vectors).astype("<u2") if storage == "bfloat16" else vectors.astype("<f4")).tobytes()
+    stored, dim = vectors.stored, vectors.stored.shape[1]
+    if vectors.empty is None:
+        ends = np.arange(1, rows + 1, dtype="<u8") * dim
+    else:
+        ends = np.cumsum(np.where(vectors.empty, 0, dim)).astype("<u8")
+        stored = stored[~vectors.empty]
+    yield ends.tobytes()
+    little = np.ascontiguousarray(stored, stored.dtype.newbyteorder("<"))
+    if little.size:
+        yield memoryview(little).cast("B")
 
 
-def _numbers(values: pa.Array, kind: pa.DataType) -> pa.Array:
+def numbers(values: pa.Array, kind: pa.DataType) -> pa.Array:
     """`values` as numbers, text included, null where they are none."""
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         numeric = pc.match_substring_regex(values, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
