@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from cliphouse.collection import Collection
     from cliphouse.encoders import load_encoder
     from cliphouse.errors import CliphouseError
+    from cliphouse.pipeline.download import download
     from cliphouse.pipeline.embed import embed
+    from cliphouse.reports import DownloadReport
     from cliphouse.types import (
         CollectionInfo,
         EmbedReport,
@@ -42,10 +44,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Collection": "collection",
     "Status": "types",
+    "download": "pipeline.download",
     "embed": "pipeline.embed",
     "load_encoder": "encoders",
     "CliphouseError": "errors",
     "CollectionInfo": "types",
+    "DownloadReport": "reports",
     "EmbedReport": "types",
     "Encoder": "types",
     "Hit": "types",
@@ -63,6 +67,7 @@ __all__ = [
     "CliphouseError",
     "Collection",
     "CollectionInfo",
+    "DownloadReport",
     "EmbedReport",
     "Encoder",
     "Hit",
@@ -75,6 +80,7 @@ __all__ = [
     "SearchParams",
     "SearchPlan",
     "Status",
+    "download",
     "embed",
     "load_encoder",
 ]

@@ -7,7 +7,20 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+#: As much of a file's beginning as tells what it is.
+HEAD_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peek:
+    """A file as its source shows it: its length, if that is said, and its first bytes; or why it is not shown."""
+
+    size: int | None = None
+    head: bytes = b""
+    refusal: str = ""
 
 
 class Part:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 
-
 #: Fruitless attempts, one after the other, before a source is given up.
 ATTEMPTS = 5
 #: Seconds of rest after the first of them; then twice, three times, four times that.
@@ -55,7 +54,7 @@ class Pace:
         self._stop = threading.Event()
 
     def helping(self, most: int) -> int:
-        """How many bytes to ask for at once: `most`, or less where that would take longer than a quarter second."""
+        """How many bytes to take at once: `most`, or less where those would take longer than a quarter second."""
         return most if self._limit is None else max(1, min(most, int(self._limit / 4)))
 
     def took(self, count: int) -> None:
@@ -84,15 +83,17 @@ class Pace:
         self._stop.set()
 
 
-def persist(pace: Pace, attempt: Callable[[], bool], came: Callable[[], int]) -> None:
+def persist(
+    pace: Pace, attempt: Callable[[], bool], came: Callable[[], int] = lambda: 0, attempts: int = ATTEMPTS
+) -> None:
     """Call `attempt` until it returns True, with rests between; `came` counts what it has brought so far.
 
     Raises:
-        Busy: the last reason, after ATTEMPTS calls in a row that brought nothing, or where the other side asks for a
+        Busy: the last reason, after `attempts` calls in a row that brought nothing, or where the other side asks for a
             rest longer than LONGEST_REST.
         Stopped: the work is to end.
     """
-    left = ATTEMPTS
+    left = attempts
     while True:
         had, after = came(), 0.0
         try:
@@ -101,7 +102,7 @@ def persist(pace: Pace, attempt: Callable[[], bool], came: Callable[[], int]) ->
             busy = Busy("the connection was cut")
         except Busy as error:
             busy, after = error, error.after
-        left = ATTEMPTS if came() > had else left - 1
+        left = attempts if came() > had else left - 1
         if not left or after > LONGEST_REST:
             raise busy
-        pace.rest(max(after, PAUSE * (ATTEMPTS - left)))
+        pace.rest(max(after, PAUSE * (attempts - left)))

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from cliphouse.errors import ChecksumMismatch, DownloadFailed, UsageError
-from cliphouse.files import Part, sum_of
+from cliphouse.files import HEAD_BYTES, Part, Peek, sum_of
 from cliphouse.pace import Busy, Pace, persist
 from cliphouse.types import Progress, ProgressCallback
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 #: Seconds without a byte before an attempt is given up.
 PATIENCE = 30.0
 _CHUNK = 1 << 20
-_HEAD_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +36,6 @@ class Receipt:
 
     sha256: str
     declared: str
-
-
-@dataclass(frozen=True, slots=True)
-class Peek:
-    """A file as its source shows it: its length, if that is said, and its first bytes."""
-
-    size: int | None
-    head: bytes
 
 
 def download(
@@ -89,7 +80,7 @@ def receive(
     part: Part,
     *,
     label: str,
-    elsewhere: str,
+    elsewhere: str = "",
     needs_sum: bool = False,
     promised: Callable[[Path], int | None] = lambda _: None,
     patience: float = PATIENCE,
@@ -134,33 +125,36 @@ def receive(
     return declared
 
 
-def peek(url: str, *, elsewhere: str, patience: float = PATIENCE, pace: Pace | None = None) -> Peek:
-    """The length and the first bytes of a file, without the rest. A server that is busy is asked again.
+def peek(url: str, *, patience: float = PATIENCE, pace: Pace | None = None) -> Peek:
+    """The length and the first bytes of a file, without the rest, or why the server will not show them.
 
     Raises:
         UsageError: `url` is not http or https.
-        DownloadFailed: it cannot be had.
+        DownloadFailed: the server cannot be reached, or is busy three times.
         Stopped: `pace` has been told to stop.
     """
     check_address(url)
-    seen: list[Peek] = []
+    seen = Peek(refusal="nothing was asked")
     with _Web(patience) as web:
 
         def attempt() -> bool:
-            with _as_busy(url, elsewhere):
-                answer, _ = _follow(web, url, {"Range": f"bytes=0-{_HEAD_BYTES - 1}"}, elsewhere)
+            nonlocal seen
+            with _as_busy(url, ""):
+                answer, _ = _follow(web, url, {"Range": f"bytes=0-{HEAD_BYTES - 1}"}, "")
                 try:
-                    _refuse_all_but_files(answer, url, elsewhere)
-                    seen.append(Peek(_total(answer, 0), answer.read(_HEAD_BYTES)))
+                    _refuse_all_but_files(answer, url, "")
+                    seen = Peek(size=_total(answer, 0), head=answer.read(HEAD_BYTES))
+                except DownloadFailed as error:
+                    seen = Peek(refusal=error.reason)
                 finally:
                     answer.close()
             return True
 
         try:
-            persist(pace or Pace(), attempt, lambda: 0)
+            persist(pace or Pace(), attempt, attempts=3)
         except Busy as error:
             raise DownloadFailed(url, str(error)) from error
-    return seen[0]
+    return seen
 
 
 def check_address(url: str) -> None:
