@@ -50,6 +50,8 @@ class Pace:
         self._limit = limit
         self._bucket = Bucket(limit) if limit else None
         self._clock = clock
+        #: All bytes that came.
+        self.total = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
@@ -63,11 +65,10 @@ class Pace:
         Raises:
             Stopped: the work is to end.
         """
-        if self._bucket is None:
-            return self.rest(0)
         with self._lock:
-            wait = self._bucket.take(count, self._clock())
-        return self.rest(wait)
+            self.total += count
+            wait = self._bucket.take(count, self._clock()) if self._bucket else 0.0
+        self.rest(wait)
 
     def rest(self, seconds: float) -> None:
         """Wait.

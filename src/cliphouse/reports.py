@@ -13,7 +13,7 @@ class DownloadReport:
 
     `fetched` are whole now and had files to fetch; `present` were whole before; `held` were in the collection, so that
     nothing of them was asked for; `loaded` are in it now, with `rows` new rows. `failed` says of each other shard why.
-    `received_bytes` came in this run, in `files` files that are whole.
+    `files` are whole that came in this run; `received_bytes` are all that came, those of other files too.
     """
 
     directory: Path

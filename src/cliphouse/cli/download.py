@@ -94,7 +94,7 @@ def download(
     """Download LAION-400M's shards, or others in its layout, into the folder DIR.
 
     Each shard is three files: DIR/img_emb/img_emb_N.npy, DIR/text_emb/text_emb_N.npy and
-    DIR/metadata/metadata_N.parquet, which `cliphouse load DIR` takes. For LAION-400M they are about 2.1 GB a shard.
+    DIR/metadata/metadata_N.parquet, which `cliphouse load DIR` takes. For LAION-400M they are about 2.2 GB a shard.
 
     A file is in its place only when its length is what its header or footer says, and a shard is whole when its files
     have as many rows. What was cut is gone on with, in the same run or the next; what is whole is not fetched again.
@@ -142,7 +142,7 @@ def download(
             keep=keep,
             progress=progress,
         )
-    _say(report, collection)
+    _say(report, collection, keep)
     if report.failed:
         click.echo(
             f"to try again what failed, run the same command with --shards {shard_ranges(report.failed)}", err=True
@@ -150,7 +150,7 @@ def download(
         context.exit(_INCOMPLETE)
 
 
-def _say(report: DownloadReport, collection: str) -> None:
+def _say(report: DownloadReport, collection: str, keep: Keep) -> None:
     """What came, what was there, what was loaded, and what failed and why."""
     if report.files:
         rate = size(report.received_bytes / report.seconds)
@@ -159,7 +159,7 @@ def _say(report: DownloadReport, collection: str) -> None:
             f"{report.seconds:.1f} s ({rate}/s)"
         )
     for numbers, what in (
-        (report.fetched, f"whole in {report.directory}"),
+        (report.fetched, f"whole in {report.directory}" if keep == "all" else "fetched"),
         (report.present, f"there before, in {report.directory}"),
         (report.held, f"in {collection} already, and were not downloaded"),
         (report.loaded, f"loaded into {collection}, {report.rows:,} new rows"),

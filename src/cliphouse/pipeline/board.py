@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 from cliphouse.pipeline.fetch import Came, Task
-from cliphouse.pipeline.mirrors import Kind
+from cliphouse.pipeline.mirrors import FILES, Kind
 from cliphouse.pipeline.whole import odd_ones
 
 
@@ -108,7 +108,7 @@ class Board:
             reason = "; ".join(filter(None, [shard.disagreement, *shard.reasons]))
             self.events.put(Failed(number, reason, tuple(shard.fetched)))
             return
-        rows = {kind: came.rows for kind, came in shard.there.items()}
+        rows = {kind: shard.there[kind].rows for kind in FILES if kind in shard.there}
         again = [_again(shard.there.pop(kind)) for kind in odd_ones(rows)]
         shard.fetched = [came for came in shard.fetched if came.task.kind in shard.there]
         if not again:

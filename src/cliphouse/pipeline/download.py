@@ -225,8 +225,9 @@ class Tally:
 
     def over(self, task: Task) -> None:
         """Nothing more comes of a file, whole or not."""
-        done, _ = self._seen.get(task.target.name, (0, 0))
-        self.take(Progress(label=task.target.name, done=done, total=done, unit="bytes"))
+        if task.target.name in self._seen:
+            done, _ = self._seen[task.target.name]
+            self.take(Progress(label=task.target.name, done=done, total=done, unit="bytes"))
 
 
 class _Job:
@@ -255,7 +256,7 @@ class _Job:
         self.present: list[int] = []
         self.loaded: list[int] = []
         self.failed: dict[int, str] = {}
-        self.files = self.received = self.rows = 0
+        self.files = self.rows = 0
         self.stale_indexes: tuple[str, ...] = ()
 
     def run(self) -> DownloadReport:
@@ -281,7 +282,7 @@ class _Job:
             held=tuple(self.held),
             failed=dict(sorted(self.failed.items())),
             files=self.files,
-            received_bytes=self.received,
+            received_bytes=self.pace.total,
             seconds=time.perf_counter() - started,
             loaded=tuple(sorted(self.loaded)),
             rows=self.rows,
@@ -302,7 +303,6 @@ class _Job:
                 if isinstance(event, BaseException):
                     raise event
                 self.files += len(event.came)
-                self.received += sum(came.received for came in event.came)
                 if isinstance(event, Failed):
                     self.failed[event.number] = event.reason
                 else:

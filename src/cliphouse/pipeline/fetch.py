@@ -12,7 +12,7 @@ from cliphouse.files import Part, locked
 from cliphouse.pace import Pace
 from cliphouse.pipeline import mirrors, whole
 from cliphouse.pipeline.mirrors import Kind, Places
-from cliphouse.types import Progress, ProgressCallback
+from cliphouse.types import ProgressCallback
 
 #: Seconds between two looks at a file that another process fetches.
 _LOOK = 0.2
@@ -31,11 +31,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Came:
-    """A whole file: its rows, the bytes that came in this run, and from which mirror; None if it was there."""
+    """A whole file: its rows, and from which mirror it came in this run; None if it was there."""
 
     task: Task
     rows: int
-    received: int = 0
     mirror: int | None = None
 
 
@@ -54,11 +53,10 @@ def bring(task: Task, places: Places, *, patience: float, pace: Pace, progress: 
     with _alone(target.with_name(target.name + ".lock"), pace):
         if not task.anew and (rows := _present(target, kind)) is not None:
             return Came(task=task, rows=rows)
-        part, reasons, received = Part(target), [], _Received(progress)
+        part, reasons = Part(target), []
         for position in range(task.first, len(places)):
             try:
                 place = places[position]
-                received.begin(part)
                 mirrors.receive(
                     place.base,
                     place.layout.path(kind, task.number),
@@ -66,7 +64,7 @@ def bring(task: Task, places: Places, *, patience: float, pace: Pace, progress: 
                     promised=whole.promised if kind != "metadata" else _unsaid,
                     patience=patience,
                     pace=pace,
-                    progress=received.take,
+                    progress=progress,
                 )
                 rows = whole.rows_in(part.path, kind)
             except DownloadFailed as error:
@@ -76,7 +74,7 @@ def bring(task: Task, places: Places, *, patience: float, pace: Pace, progress: 
                 reasons.append(f"{place.address(kind, task.number)}: {error}")
             else:
                 part.finish()
-                return Came(task=task, rows=rows, received=received.total, mirror=position)
+                return Came(task=task, rows=rows, mirror=position)
     raise DownloadFailed(target.name, "; ".join(reasons) or "there is no other mirror to fetch it from")
 
 
@@ -90,25 +88,6 @@ def _present(target: Path, kind: Kind) -> int | None:
         return whole.rows_in(target, kind)
     except (FileNotFoundError, whole.NotWhole):
         return None
-
-
-class _Received:
-    """Counts the bytes that came, not those that were there; passes the progress on."""
-
-    def __init__(self, progress: ProgressCallback | None) -> None:
-        self._progress = progress
-        self._at = 0
-        self.total = 0
-
-    def begin(self, part: Part) -> None:
-        self._at = part.size
-
-    def take(self, progress: Progress) -> None:
-        # A server that cannot go on begins again: then all of it came.
-        self.total += progress.done - (self._at if progress.done > self._at else 0)
-        self._at = progress.done
-        if self._progress:
-            self._progress(progress)
 
 
 @contextmanager
