@@ -163,7 +163,7 @@ def _as_ours(where: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DownloadFailed(where, "there is no such file") from error
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-        raise DownloadFailed(where, f"it may not be read: {_line(error)}") from error
+        raise DownloadFailed(where, "it may not be read with the name that the environment gives, if any") from error
     except exceptions.PreconditionError as error:
         raise Busy("the file was changed meanwhile") from error
     except exceptions.BaseError as error:

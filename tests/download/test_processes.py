@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -65,8 +66,30 @@ def test_ctrl_c_stops_it_and_keeps_what_came(stuck: Shelf, out: Path) -> None:
         _, errors = process.communicate(timeout=20)
         assert time.monotonic() - stamp < 2.5
     assert process.returncode == 130
-    assert errors == "what came is kept; run the same command again to go on\ncliphouse: interrupted\n"
+    assert errors.split("\n") == [
+        "what came is kept; run the same command again to go on",
+        "",
+        "cliphouse: interrupted",
+        "",
+    ]
     assert len(files(out)[f"img_emb/{IMAGE}.part"]) == 40_000
+
+
+@pytest.mark.parametrize("kind", ["http", "s3"])
+def test_ctrl_c_stops_the_wait_for_a_server_that_says_nothing(tmp_path: Path, kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        environment = os.environ | {"AWS_ENDPOINT_URL": url, "no_proxy": "*"}
+        base = url if kind == "http" else "s3://laion"
+        command = [sys.executable, "-m", "cliphouse", "download", "--shards", "0", "--out", str(tmp_path)]
+        with subprocess.Popen([*command, "--base-url", base], stderr=subprocess.PIPE, env=environment) as process:
+            asked, _ = mute.accept()
+            asked.recv(1)
+            stamp = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            assert time.monotonic() - stamp < 2.5
+            asked.close()
 
 
 def test_two_processes_fetch_each_file_once(stuck: Shelf, source: Path, out: Path) -> None:

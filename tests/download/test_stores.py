@@ -24,7 +24,7 @@ IMAGE = "img_emb_0.npy"
 
 @pytest.fixture(scope="session")
 def s3_server(source: Path) -> Iterator[str]:
-    """A real S3 server with the bucket `laion`, which holds two shards below 400m/, and the bucket `empty`."""
+    """A real S3 server with two shards below 400m/ in the buckets `laion`, for all, and `private`; `empty` has none."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -40,10 +40,11 @@ def s3_server(source: Path) -> Iterator[str]:
             client = boto3.client(
                 "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
             )
-            for bucket in ("laion", "empty"):
+            for bucket in ("laion", "private", "empty"):
                 client.create_bucket(Bucket=bucket)
             for name, content in shards_of(source, 0, 1).items():
-                client.put_object(Bucket="laion", Key=f"400m/{name}", Body=content)
+                client.put_object(Bucket="laion", Key=f"400m/{name}", Body=content, ACL="public-read")
+                client.put_object(Bucket="private", Key=f"400m/{name}", Body=content)
             client.close()
             yield url
         finally:
@@ -60,16 +61,23 @@ def s3(s3_server: str, impatient: None, monkeypatch: pytest.MonkeyPatch) -> str:
     return "s3://laion/400m"
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_shards_come_from_s3(
-    s3: str, source: Path, out: Path, signed: bool, monkeypatch: pytest.MonkeyPatch, cliphouse: Callable[..., Outcome]
-) -> None:
-    if signed:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+def test_shards_come_from_s3(s3: str, source: Path, out: Path, cliphouse: Callable[..., Outcome]) -> None:
     outcome = cliphouse("download", "--shards", "0-1", "--out", out, "--base-url", s3)
     assert (outcome.code, outcome.err) == (0, "")
     assert files(out) == shards_of(source, 0, 1)
+
+
+def test_a_private_bucket_needs_a_name(
+    s3: str, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, cliphouse: Callable[..., Outcome]
+) -> None:
+    command = ("download", "--shards", "0", "--out", out, "--base-url", "s3://private/400m")
+    refused = cliphouse(*command)
+    assert refused.code == 3
+    assert "s3://private/400m: img_emb/img_emb_0.npy: it may not be read" in refused.err
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+    assert cliphouse(*command).code == 0
+    assert files(out) == shards_of(source, 0)
 
 
 def test_an_object_goes_on_where_it_stopped(s3: str, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +109,7 @@ def test_what_a_store_has_not(s3: str, out: Path, s3_server: str, monkeypatch: p
     report = cliphouse.download(out, shards="1-2", base_urls=[s3])
     assert report.fetched == (1,)
     assert "s3://laion/400m/metadata/metadata_2.parquet: there is no such file" in report.failed[2]
-    with pytest.raises(DownloadFailed, match="s3://empty: img_emb/img_emb_5.npy: there is no such file"):
+    with pytest.raises(DownloadFailed, match=r"s3://empty: img_emb/img_emb_5.npy: there is no such file"):
         cliphouse.download(out, shards="5", base_urls=["s3://empty"])
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(DownloadFailed, match="s3://laion/400m: Generic S3 error"):

@@ -6,13 +6,23 @@ import errno
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from cliphouse.errors import DownloadFailed, NotEnoughSpace, ShardError, StorageError, StorageFull, UsageError
+from cliphouse.errors import (
+    DownloadFailed,
+    NotEnoughSpace,
+    ShardError,
+    StorageError,
+    StorageFull,
+    UnknownShard,
+    UsageError,
+)
 from cliphouse.files import Part, Peek
 from cliphouse.pace import Pace, Stopped
 from cliphouse.pipeline import mirrors, plan
@@ -26,6 +36,7 @@ from cliphouse.web import PATIENCE
 if TYPE_CHECKING:
     from cliphouse.types import LoadReport, Status
 
+T = TypeVar("T")
 Keep = Literal["all", "none"]
 PARALLEL = 4
 #: The progress of all files together goes by this name.
@@ -107,7 +118,7 @@ def download(
         UsageError: an argument does not fit.
         DownloadFailed: no place answers.
         NotEnoughSpace, StorageFull, StorageError: `out` cannot take it.
-        EngineError: loading failed; so does nothing else than `ShardError`, which goes into the report.
+        EngineError: loading failed. A `ShardError` does not end it, but goes into the report.
     """
     options = Options(text=text, parallel=parallel, limit_rate=limit_rate, patience=patience, keep=keep)
     if into is None and keep != "all":
@@ -127,7 +138,7 @@ def probe(
     look = Look([shard], tuple(FILES), patience, Pace())
     for each in [mirrors.mirror(str(base)) for base in base_urls] or list(KNOWN):
         try:
-            answers[each.base] = look(each)
+            answers[each.base] = _apart(partial(look, each))
         except DownloadFailed as error:
             answers[each.base] = error
     return answers
@@ -268,7 +279,7 @@ class _Job:
             for folder in {each.target.parent for each in missing}:
                 folder.mkdir(parents=True, exist_ok=True)
             if missing:
-                place = self.places.first()
+                place = _apart(self.places.first)
                 sizes = place.sizes
                 check_space(self.out, missing, place, self.options.window)
         self.tally = Tally(sizes, self.progress)
@@ -347,7 +358,7 @@ class _Job:
             return
         try:
             report = self.into.load(self.out, shards=[number], progress=self.progress)
-        except ShardError as error:
+        except (ShardError, UnknownShard) as error:  # unknown: another process has deleted it meanwhile
             self.failed[number] = str(error).removeprefix(f"shard {number}: ")
             return
         self.rows += report.rows
@@ -360,6 +371,20 @@ class _Job:
             with _writing(self.out):
                 for task in reversed(self.wanted[number]):  # the image embeddings first: by these a shard is found
                     task.target.unlink(missing_ok=True)
+
+
+def _apart(work: Callable[[], T]) -> T:
+    """Do `work` in a thread of its own: while it waits for a server, Ctrl-C reaches this one."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except BaseException as error:  # noqa: BLE001  # handed to the waiting thread as it is
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="cliphouse-probe", daemon=True).start()
+    return answer.result()
 
 
 @contextmanager
