@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
@@ -29,8 +29,9 @@ from cliphouse.pipeline import mirrors, plan
 from cliphouse.pipeline.board import Board, Failed, Whole
 from cliphouse.pipeline.fetch import Task, bring
 from cliphouse.pipeline.mirrors import CLIP_RETRIEVAL, FILES, KNOWN, Kind, Mirror, Place, Places
+from cliphouse.pipeline.tally import Tally
 from cliphouse.reports import DownloadReport
-from cliphouse.types import Progress, ProgressCallback, shard_ranges
+from cliphouse.types import ProgressCallback, shard_ranges
 from cliphouse.web import PATIENCE
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Keep = Literal["all", "none"]
 PARALLEL = 4
-#: The progress of all files together goes by this name.
-OVERALL = "all files"
 #: How long a stop waits for threads that are in the middle of something.
 _FAREWELL_SECONDS = 1.0
 
@@ -204,43 +203,6 @@ def check_space(out: Path, missing: Sequence[Task], place: Place, at_once: int |
         )
 
 
-@dataclass(slots=True)
-class Tally:
-    """The progress of all files together, in bytes; files not begun count with the size that they have elsewhere."""
-
-    sizes: Mapping[Kind, int]
-    tell: ProgressCallback | None
-    total: int = 0
-    done: int = 0
-    _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def expect(self, task: Task) -> None:
-        """A file is to come."""
-        size = self.sizes.get(task.kind, 0)
-        self._seen[task.target.name] = (0, size)
-        self.total += size
-
-    def take(self, progress: Progress) -> None:
-        """A file has come so far."""
-        if self.tell is None:
-            return
-        self.tell(progress)
-        with self._lock:
-            done, size = self._seen.get(progress.label, (0, 0))
-            self.done += progress.done - done
-            self.total += progress.total - size
-            self._seen[progress.label] = (progress.done, progress.total)
-            now = Progress(label=OVERALL, done=self.done, total=self.total, unit="bytes")
-        self.tell(now)
-
-    def over(self, task: Task) -> None:
-        """Nothing more comes of a file, whole or not."""
-        if task.target.name in self._seen:
-            done, _ = self._seen[task.target.name]
-            self.take(Progress(label=task.target.name, done=done, total=done, unit="bytes"))
-
-
 class _Job:
     def __init__(
         self,
@@ -316,6 +278,8 @@ class _Job:
                 self.files += len(event.came)
                 if isinstance(event, Failed):
                     self.failed[event.number] = event.reason
+                    for task in self.wanted[event.number]:  # those that nobody began, too
+                        self.tally.over(task)
                 else:
                     self._finish(event)
                 board.release(event.number)
