@@ -13,6 +13,9 @@ from cliphouse.cli.download import parse_rate
 from cliphouse.errors import UsageError
 from cliphouse.pace import Bucket, Pace, Stopped
 
+#: What floats may lose of a moment.
+_INSTANT = 1e-6
+
 helpings = st.lists(st.tuples(st.floats(0, 5), st.integers(1, 10**6)), min_size=1, max_size=60)
 
 
@@ -23,7 +26,7 @@ def test_one_taker_is_at_most_one_helping_ahead(rate: float, steps: list[tuple[f
     for dawdle, count in steps:
         wait = bucket.take(count, now)
         assert wait >= 0
-        assert taken <= rate * (now - 100) * (1 + 1e-9) + 1e-6
+        assert taken <= rate * (now - 100 + _INSTANT)
         taken += count
         now += wait + dawdle
 
@@ -37,7 +40,7 @@ def test_several_takers_share_the_rate(rate: float, steps: list[tuple[float, int
         now = free[who]
         taken += count
         last[who] = count
-        assert taken - sum(last) <= rate * now * (1 + 1e-9) + 1e-6
+        assert taken - sum(last) <= rate * (now + _INSTANT)
         free[who] = now + bucket.take(count, now)
 
 
