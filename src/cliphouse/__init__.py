@@ -22,45 +22,32 @@ if TYPE_CHECKING:
     from cliphouse.collection import Collection
     from cliphouse.encoders import load_encoder
     from cliphouse.errors import CliphouseError
+    from cliphouse.hits import Hit, Hits, SearchPlan
     from cliphouse.pipeline.download import download
     from cliphouse.pipeline.embed import embed
-    from cliphouse.reports import DownloadReport
-    from cliphouse.types import (
-        CollectionInfo,
-        EmbedReport,
-        Encoder,
-        Hit,
-        Hits,
-        IndexConfig,
-        IndexState,
-        LoadReport,
-        Progress,
-        Query,
-        SearchParams,
-        SearchPlan,
-        Status,
-    )
+    from cliphouse.reports import DownloadReport, EmbedReport, LoadReport, Status
+    from cliphouse.types import CollectionInfo, Encoder, IndexConfig, IndexState, Progress, Query, SearchParams
 
 _HOMES = {
     "Collection": "collection",
-    "Status": "types",
+    "Status": "reports",
     "download": "pipeline.download",
     "embed": "pipeline.embed",
     "load_encoder": "encoders",
     "CliphouseError": "errors",
     "CollectionInfo": "types",
     "DownloadReport": "reports",
-    "EmbedReport": "types",
+    "EmbedReport": "reports",
     "Encoder": "types",
-    "Hit": "types",
-    "Hits": "types",
+    "Hit": "hits",
+    "Hits": "hits",
     "IndexConfig": "types",
     "IndexState": "types",
-    "LoadReport": "types",
+    "LoadReport": "reports",
     "Progress": "types",
     "Query": "types",
     "SearchParams": "types",
-    "SearchPlan": "types",
+    "SearchPlan": "hits",
 }
 
 __all__ = [

@@ -4,44 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from cliphouse import catalog, functions, index, queries, schema, search
+from cliphouse import catalog, functions, index, queries, schema
 from cliphouse.encoders.access import ANYWHERE, ImageAccess
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.encoders.decode import MAX_PIXELS
 from cliphouse.engine import Engine, arrow_table, connect
 from cliphouse.errors import (
     EncoderMismatch,
-    EngineError,
-    UnknownCollection,
-    UnknownItem,
     UsageError,
 )
+from cliphouse.hits import Hits, SearchPlan
 from cliphouse.pipeline import add, load, plan, read
 from cliphouse.pipeline.embed import EmbedOptions
 from cliphouse.pipeline.sources import Listed, Source
+from cliphouse.reports import EmbedReport, LoadReport, Status
+from cliphouse.searcher import Searcher
 from cliphouse.types import (
-    HIT_COLUMNS,
     CollectionInfo,
-    EmbedReport,
     Encoder,
-    Hits,
     IndexConfig,
     IndexState,
-    LoadReport,
     Modality,
     ProgressCallback,
     Query,
     SearchParams,
-    SearchPlan,
-    Status,
     Storage,
 )
-from cliphouse.vectors import abbreviate, query_vector
+from cliphouse.vectors import abbreviate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,10 +59,7 @@ class Collection:
         self.name = name
         self.image_access = ANYWHERE  # what encode_image may open in SQL
         self._chosen = Chosen(encoder, device)
-        self._searches = 0
-        # What the last look at the catalogue said: asking again for every search would take longer than many do.
-        self._known: CollectionInfo | None = None
-        self._fits_cache: dict[str, bool] = {}
+        self._searcher = Searcher(engine, name, self._chosen)
 
     @classmethod
     def open(
@@ -120,11 +110,7 @@ class Collection:
         Raises:
             UnknownCollection: there is no such table.
         """
-        info = catalog.find(self.engine, self.name)
-        if info is None:
-            raise UnknownCollection(self.name, str(self.engine.location))
-        self._known = info if info.dim else None
-        return info
+        return self._searcher.info()
 
     def encoder(self) -> Encoder:
         """The encoder of this collection, ready to run.
@@ -252,70 +238,17 @@ class Collection:
         self, query: str | Path | Image | ArrayLike | None = None, *, like: int | None = None, params: SearchParams
     ) -> Hits:
         """`search` with its options as one value."""
-        remembered = self._known is not None
-        try:
-            return self._search(query, like, params)
-        except EngineError:
-            if not remembered:
-                raise
-            self._forget()  # the table may have been changed by somebody else
-            return self._search(query, like, params)
+        return self._searcher.run(query, like, params)
 
     def statement(
         self, query: str | Path | Image | ArrayLike | None = None, *, like: int | None = None, params: SearchParams
     ) -> tuple[Query, SearchPlan]:
         """The statement that the next search would run, and why that one."""
-        info = self._searchable(params)
-        target = self._target(info, query, like, params)
-        return search.statement(self.engine, info, target, params, keep=self._keeps(info, params))
+        return self._searcher.statement(query, like, params)
 
     def explain(self, query: Query) -> str:
         """The engine's own plan for `query`, with its vectors abbreviated."""
         return abbreviate("\n".join(str(row[0]) for row in self.engine.query(queries.explain(query)).rows))
-
-    def _search(self, query: str | Path | Image | ArrayLike | None, like: int | None, params: SearchParams) -> Hits:
-        info = self._searchable(params)
-        target = self._target(info, query, like, params)
-        hits = search.run(self.engine, info, target, params, keep=self._keeps(info, params))
-        self._searches += 1
-        return hits
-
-    def _keeps(self, info: CollectionInfo, params: SearchParams) -> bool:
-        """Whether an exact search should keep its column in the engine's cache: from the second one on, if it fits.
-
-        A single search, as the shell makes, would fill the cache for nothing; a second one tells that more follow.
-        """
-        if self._searches == 0:
-            return False
-        column = params.embedding_column
-        if column not in self._fits_cache:
-            self._fits_cache[column] = search.fits_cache(self.engine, info, column)
-        return self._fits_cache[column]
-
-    def _forget(self) -> None:
-        self._known = None
-        self._fits_cache = {}
-
-    def _target(
-        self, info: CollectionInfo, query: str | Path | Image | ArrayLike | None, like: int | None, params: SearchParams
-    ) -> NDArray[np.float32]:
-        """The vector to look for: float32, shape (dim,)."""
-        if (query is None) == (like is None):
-            raise UsageError("give one thing to search for: a text, a picture, a vector, or the id of a row")
-        owner = f"collection {self.name!r}"
-        self._chosen.check(info)
-        if like is not None:
-            if not -(2**63) <= like < 2**63:
-                raise UnknownItem(self.name, like)
-            stored = self.engine.query(queries.embedding_of(info, params.embedding_column, like)).rows
-            if not stored:
-                raise UnknownItem(self.name, like)
-            if not stored[0][0]:
-                raise UsageError(f"row {like} has no {params.embedding_column}")
-            return query_vector(stored[0][0], dim=info.dim, owner=owner)
-        if isinstance(query, (str, Path)) or hasattr(query, "convert"):  # a PIL image, told without importing Pillow
-            query = self._chosen.vector(info, cast("str | Path | Image", query))
-        return query_vector(cast("ArrayLike", query), dim=info.dim, owner=owner)
 
     # -- its indexes --------------------------------------------------------------------------------------------------
 
@@ -327,7 +260,7 @@ class Collection:
         progress: ProgressCallback | None = None,
     ) -> IndexState:
         """Build the vector index of one column, or complete it after new shards; see `index.build`."""
-        info = self._searchable(SearchParams(column=column))
+        info = self._searcher.searchable(SearchParams(column=column))
         return index.build(self.engine, info, f"{column}_embedding", config or IndexConfig(), progress)
 
     def drop_index(self, column: Modality = "image") -> str:
@@ -343,7 +276,7 @@ class Collection:
         `parameters` fill `{name:Type}` placeholders. `encode_text` and `encode_image` are there if the database is
         embedded.
         """
-        self._forget()  # the statement may change the table
+        self._searcher.forget()  # the statement may change the table
         if not self.engine.capabilities.embedded:
             return arrow_table(self.engine, statement, parameters or {})
         with functions.installed(self.engine, *self._functions()):
@@ -366,21 +299,10 @@ class Collection:
 
     def _before_writing(self, storage: Storage | None) -> CollectionInfo | None:
         """The collection as it is, if it is there, after checking that what comes may enter it."""
-        self._forget()
+        self._searcher.forget()
         info = catalog.find(self.engine, self.name)
         if info is not None:
             if storage not in (None, info.storage):
                 raise UsageError(f"collection {self.name!r} stores {info.storage}, not {storage}; its storage is fixed")
             self._chosen.check(info, writing=True)
-        return info
-
-    def _searchable(self, params: SearchParams) -> CollectionInfo:
-        info = self._known or self.info()
-        wanted = (params.embedding_column, *HIT_COLUMNS, *params.columns)
-        if not info.columns.keys() >= set(wanted):
-            info = self.info()
-        if unknown := [name for name in wanted if name not in info.columns]:
-            raise UsageError(
-                f"collection {self.name!r} has no column {', '.join(unknown)}; it has: {', '.join(info.columns)}"
-            )
         return info

@@ -1,10 +1,68 @@
-"""What long work says when it has ended."""
+"""What long jobs tell when they end, and what a collection tells of itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from cliphouse.types import IndexState, Storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A collection as it stands; sizes in bytes.
+
+    `total_bytes` is all that the table has on disk, indexes included; `disk_bytes` is by column, and 0 for columns of
+    small parts that keep all columns in one file. `encoder` is "" when unnamed.
+    """
+
+    collection: str
+    database: str
+    engine_version: str
+    rows: int
+    shards: tuple[int, ...]
+    encoder: str
+    dim: int
+    storage: Storage
+    total_bytes: int
+    disk_bytes: Mapping[str, int]
+    indexes: tuple[IndexState, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What a load did: shards and rows brought in, and shards that were there already."""
+
+    rows: int
+    loaded: tuple[int, ...]
+    skipped: tuple[int, ...]
+    seconds: float
+    #: Vector indexes that do not cover the new rows yet.
+    stale_indexes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedReport:
+    """What embedding a source did.
+
+    `pictures` are new, `captioned` of them have a text embedding, `known` were there before; `skipped` counts by reason
+    those that could not be embedded, and `skipped_list` is the file that names each. `unmatched` counts, by the path of
+    a table beside the pictures, its rows that name none of them; tables are read only where there are new pictures.
+    """
+
+    encoder: str
+    dim: int
+    pictures: int
+    captioned: int
+    known: int
+    skipped: Mapping[str, int]
+    skipped_list: Path | None
+    shards: tuple[int, ...]
+    seconds: float
+    #: Vector indexes that do not cover the new rows yet.
+    stale_indexes: tuple[str, ...] = ()
+    unmatched: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

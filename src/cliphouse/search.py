@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from cliphouse import index, queries
 from cliphouse.engine import Engine, Result
 from cliphouse.errors import EngineError, InvalidFilter
+from cliphouse.hits import Hit, Hits, SearchPlan
 from cliphouse.schema import identifier
 from cliphouse.statements import is_closed
-from cliphouse.types import HIT_COLUMNS, CollectionInfo, Hit, Hits, Query, SearchParams, SearchPlan
+from cliphouse.types import HIT_COLUMNS, CollectionInfo, Query, SearchParams
 from cliphouse.vectors import DISTANCE_TOLERANCE, rounding_error
 
 #: The share of the uncompressed cache that one column may take.

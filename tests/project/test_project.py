@@ -121,10 +121,10 @@ def test_tables_of_figures_are_what_the_results_say() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+#: Longer files, and why: errors.py is one tree, which is read in one place.
+LONG = {"errors.py"}
+
+
 def test_source_files_stay_small() -> None:
-    long = [
-        path
-        for path in ROOT.glob("src/**/*.py")
-        if len(path.read_text().splitlines()) > 400 and path.name != "errors.py"  # one tree, in one place
-    ]
-    assert [path.name for path in long] == []
+    long = [path for path in ROOT.glob("src/**/*.py") if len(path.read_text().splitlines()) > 400]
+    assert {path.name for path in long} <= LONG

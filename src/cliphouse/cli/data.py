@@ -12,7 +12,8 @@ from cliphouse.cli.options import database_options, encoder_option, format_optio
 from cliphouse.cli.render import print_table, progress_bars, size
 from cliphouse.collection import DEFAULT_STORAGE
 from cliphouse.index import describe
-from cliphouse.types import Status, Storage, shard_ranges
+from cliphouse.reports import Status
+from cliphouse.types import Storage, shard_ranges
 
 
 @click.command()

@@ -22,7 +22,8 @@ from cliphouse.errors import UsageError
 from cliphouse.pipeline.embed import SHARD_SIZE
 from cliphouse.pipeline.embed import embed as embed_pictures
 from cliphouse.pipeline.sources import Listed, Source
-from cliphouse.types import EmbedReport, Storage, shard_ranges
+from cliphouse.reports import EmbedReport
+from cliphouse.types import Storage, shard_ranges
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -26,7 +26,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from cliphouse.types import Hit, Hits, Progress, ProgressCallback
+from cliphouse.hits import Hit, Hits
+from cliphouse.types import Progress, ProgressCallback
 
 #: Width of tables that go to a file or a pipe.
 _PIPED_WIDTH = 160

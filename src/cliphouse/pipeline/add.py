@@ -23,17 +23,9 @@ from cliphouse.pipeline.embed import EmbedOptions, run
 from cliphouse.pipeline.folder import EmbedFolder, paths_in, remove
 from cliphouse.pipeline.read import open_shard
 from cliphouse.pipeline.sources import Source
+from cliphouse.reports import EmbedReport, LoadReport
 from cliphouse.schema import identifier
-from cliphouse.types import (
-    ROWS_PER_SHARD,
-    CollectionInfo,
-    EmbedReport,
-    Encoder,
-    LoadReport,
-    ProgressCallback,
-    Query,
-    Shard,
-)
+from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, Encoder, ProgressCallback, Query, Shard
 
 #: Inside an embedded database's directory: on its disk, moved and deleted with it.
 WORK = "cliphouse-add"

@@ -35,7 +35,7 @@ from cliphouse.types import ProgressCallback, shard_ranges
 from cliphouse.web import PATIENCE
 
 if TYPE_CHECKING:
-    from cliphouse.types import LoadReport, Status
+    from cliphouse.reports import LoadReport, Status
 
 T = TypeVar("T")
 Keep = Literal["all", "none"]

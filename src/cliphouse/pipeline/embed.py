@@ -21,7 +21,8 @@ from cliphouse.pipeline.folder import EmbedFolder, paths_in, plain
 from cliphouse.pipeline.items import Item, Known, Missing, Unmatched, as_text
 from cliphouse.pipeline.plan import SKIPPED
 from cliphouse.pipeline.sources import Listed, Source
-from cliphouse.types import ROWS_PER_SHARD, EmbedReport, Encoder, Progress, ProgressCallback, Shard
+from cliphouse.reports import EmbedReport
+from cliphouse.types import ROWS_PER_SHARD, Encoder, Progress, ProgressCallback, Shard
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,6 +14,7 @@ from cliphouse.errors import DimensionMismatch, ShardConflict, ShardError, Usage
 from cliphouse.pipeline.native import block
 from cliphouse.pipeline.plan import pending
 from cliphouse.pipeline.read import Batch, OpenShard, batches, fingerprint
+from cliphouse.reports import LoadReport
 from cliphouse.schema import (
     INSERT_COLUMNS,
     create_ledger,
@@ -23,7 +24,7 @@ from cliphouse.schema import (
     ledger_name,
     staging_name,
 )
-from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, LoadReport, Progress, ProgressCallback, Query, Storage
+from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, Progress, ProgressCallback, Query, Storage
 
 #: One insert carries about this much: its vectors make one large part, and the driver spools it to a file.
 _INSERT_BYTES = 512 * 2**20
