@@ -69,7 +69,7 @@ def test_a_shard_that_cannot_be_loaded_does_not_stop_the_others(shelf: Shelf, ou
         report = cliphouse.download(out, shards="0-3", base_urls=[shelf.url], text=False, into=collection, keep="none")
         assert report.loaded == collection.status().shards == (0, 3)
     assert list(report.failed) == [1, 2]
-    assert "img_emb_1.npy row 5 holds NaN" in report.failed[1]
+    assert re.search(r"img_emb_1.npy.* holds NaN", report.failed[1])
     assert "404" in report.failed[2]
     assert {name for name in files(out) if "_2" not in name} == {"img_emb/img_emb_1.npy", "metadata/metadata_1.parquet"}
 

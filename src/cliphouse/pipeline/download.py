@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from cliphouse.errors import (
     DownloadFailed,
@@ -30,12 +30,9 @@ from cliphouse.pipeline.board import Board, Failed, Whole
 from cliphouse.pipeline.fetch import Task, bring
 from cliphouse.pipeline.mirrors import CLIP_RETRIEVAL, FILES, KNOWN, Kind, Mirror, Place, Places
 from cliphouse.pipeline.tally import Tally
-from cliphouse.reports import DownloadReport
+from cliphouse.reports import DownloadReport, LoadReport, Status
 from cliphouse.types import ProgressCallback, shard_ranges
 from cliphouse.web import PATIENCE
-
-if TYPE_CHECKING:
-    from cliphouse.reports import LoadReport, Status
 
 T = TypeVar("T")
 Keep = Literal["all", "none"]

@@ -20,7 +20,6 @@ from cliphouse.errors import (
     ShardError,
     TruncatedShard,
 )
-from cliphouse.pipeline.npy import read_header
 from cliphouse.schema import DESCRIBING_COLUMNS, METADATA_COLUMNS
 from cliphouse.types import MAX_DIM, MIN_DIM, ROWS_PER_SHARD, Shard
 from cliphouse.vectors import MAX_LENGTH, MIN_LENGTH
@@ -136,12 +135,17 @@ def fingerprint(shard: Shard) -> str:
 def _open_npy(path: Path, shard: int) -> NDArray[np.floating]:
     """The array in `path`, memory-mapped: float16 or float32 (or float64), two-dimensional."""
     try:
-        header = read_header(path)
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(file)
+            expected = file.tell() + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     except (OSError, ValueError) as error:
         raise ShardError(f"{path} is not an npy file: {_line(error)}; download it again", shard=shard) from error
-    shape, dtype = header.shape, header.dtype
-    if (found := path.stat().st_size) < header.file_bytes:
-        raise TruncatedShard(path, expected_bytes=header.file_bytes, found_bytes=found, shard=shard)
+    if (found := path.stat().st_size) < expected:
+        raise TruncatedShard(path, expected_bytes=expected, found_bytes=found, shard=shard)
     if dtype.kind != "f":
         raise ShardError(f"{path} holds {dtype}; embeddings are float16 or float32", shard=shard)
     if len(shape) != 2 or not MIN_DIM <= shape[1] <= MAX_DIM:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cliphouse.pipeline.mirrors import Kind
-from cliphouse.pipeline.npy import read_header
+from cliphouse.pipeline.npy_header import read_header
 
 
 class NotWhole(Exception):

@@ -11,12 +11,17 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class NpyHeader:
-    """Shape, type and order of the array in a file, and the length that the whole file must have, in bytes."""
+    """Shape, type and order of the array in a file, and the byte it begins at."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran_order: bool
-    file_bytes: int
+    offset: int
+
+    @property
+    def file_bytes(self) -> int:
+        """The length that the whole file must have."""
+        return self.offset + int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
 def read_header(path: Path) -> NpyHeader:
@@ -30,5 +35,4 @@ def read_header(path: Path) -> NpyHeader:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read(file)
-        length = file.tell() + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    return NpyHeader(shape, dtype, fortran_order, length)
+        return NpyHeader(shape, dtype, fortran_order, file.tell())
