@@ -64,7 +64,7 @@ def test_ctrl_c_stops_it_and_keeps_what_came(stuck: Shelf, out: Path) -> None:
         stamp = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
-        assert time.monotonic() - stamp < 2.5
+        assert time.monotonic() - stamp < 5, "not the 30 seconds of patience"
     assert process.returncode == 130
     assert errors.split("\n") == [
         "what came is kept; run the same command again to go on",
@@ -88,7 +88,7 @@ def test_ctrl_c_stops_the_wait_for_a_server_that_says_nothing(tmp_path: Path, ki
             stamp = time.monotonic()
             process.send_signal(signal.SIGINT)
             assert process.wait(20) == 130
-            assert time.monotonic() - stamp < 2.5
+            assert time.monotonic() - stamp < 5, "not the 30 seconds of patience"
             asked.close()
 
 
