@@ -53,7 +53,7 @@ class System:
     """One way to load a shard.
 
     `load(shard, database)` is run in a process of its own; None stands for cliphouse's own command. `look(database,
-    ids)` asks for the rows numbered so. `tolerance` is how far a stored number may be from its source, as a share of it.
+    ids)` asks for the rows of these ids. `tolerance` is how far a stored number may be from its source, as a share.
     """
 
     name: str

@@ -12,7 +12,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +118,7 @@ def thinned(samples: Sequence[Sample], points: int) -> list[Sample]:
     if len(samples) <= points:
         return list(samples)
     edges = [len(samples) * number // points for number in range(points + 1)]
-    groups = [samples[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    groups = [samples[start:stop] for start, stop in pairwise(edges)]
     return [
         Sample(group[-1].seconds, max(each.rss for each in group), max(each.anon for each in group)) for group in groups
     ]
@@ -166,10 +168,8 @@ class _Sampler(threading.Thread):
 
 def _end(process: subprocess.Popen[Any]) -> None:
     """Leave nothing of the command behind, whether it ended or this program is being stopped."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
