@@ -127,7 +127,9 @@ def look_at_cliphouse(database: Path, ids: Sequence[int]) -> Held:
         status = collection.status()
         counted = collection.sql("SELECT count() AS rows FROM laion")["rows"][0].as_py()
         sample = collection.sql(f"SELECT {columns} FROM laion WHERE id IN ({_listed(ids)})")
-        ledger = collection.sql("SELECT shard, rows, toFloat64(loaded_at) AS at FROM laion_shards FINAL ORDER BY at")
+        ledger = collection.sql(
+            "SELECT shard, rows, toFloat64(loaded_at) AS at FROM laion_shards FINAL ORDER BY at, shard"
+        )
     return Held(
         version=status.engine_version,
         rows=counted,

@@ -39,8 +39,8 @@ def _rates(result: Mapping[str, Any]) -> Figure:
         [tutorial["rows"] / median_of(tutorial["cliphouse"], "seconds"), pipeline],
     )
     part.set_title(f"The tutorial's pipeline, {tutorial['rows']:,} rows", loc="left", color=INK, fontsize=10.5)
-    for axes in (whole, part):
-        axes.set_xlabel("rows a second; a dot is a load, the bar the median; more is better", color=QUIET, fontsize=8.5)
+    for axes, how in ((whole, "; a dot is a load, the bar the median; more is better"), (part, "")):
+        axes.set_xlabel(f"rows a second{how}", color=QUIET, fontsize=8.5, loc="left")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.locator_params(axis="x", nbins=5)
     return figure
