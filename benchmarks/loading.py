@@ -239,7 +239,10 @@ def load_many(bench: Bench, shard: Path) -> dict[str, Any]:
             for source, target in zip(shard_files(shard), shard_files(directory, number), strict=True):
                 target.symlink_to(source)
         told = bench.load(CLIPHOUSE, directory, shards=bench.run.shards)
-    finished = [{"shard": each["shard"], "seconds": each["at"] - told["started"]} for each in told.pop("shards")]
+    finished = [
+        {"shard": each["shard"], "seconds": max(0.0, each["at"] - told["started"])}  # the ledger may know seconds only
+        for each in told.pop("shards")
+    ]
     return {"rows": bench.run.rows * bench.run.shards, "load": told, "finished": finished}
 
 
