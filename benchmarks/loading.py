@@ -173,10 +173,10 @@ def execute(run: Run, data: Path | None, scratch: Path, parts: Sequence[str] = P
         "kind": run.kind,
         "date": date,
         **commit,
-        "machine": facts.machine() | {"scratch_free_bytes": shutil.disk_usage(scratch).free},
+        "machine": facts.machine(),
         "versions": facts.versions(engine_version(found), PACKAGES),
         "parameters": asdict(run),
-        "page_cache": "warm: the files are read before each load",
+        "page_cache": "warm, the files are read before each load",
         "systems": [{"name": each.name, "label": each.label, "note": each.note} for each in (*PEERS, TUTORIAL)]
         + [{"name": FLOOR, "label": FLOOR, "note": "read the files, write as many bytes as cliphouse's table, fsync"}],
         **found,

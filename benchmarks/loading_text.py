@@ -100,7 +100,7 @@ def _origin(file_name: str, result: Result) -> str:
     run = result["parameters"]
     lines = (
         f"data: a shard of {run['rows']:,} rows, seed {run['seed']}; the same files for every system",
-        f"page cache {result['page_cache']}",
+        f"page cache: {result['page_cache']}",
         f"the run took {result['process']['seconds']:.0f} s; {load_average(result)}",
     )
     return opening(file_name, result, lines)

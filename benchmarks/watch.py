@@ -81,8 +81,10 @@ def watch(
     """Run `command` to its end, sampling memory `every` so many seconds, and the disk that `directory` takes.
 
     Raises:
-        RuntimeError: the command failed; its last words are in the message.
+        RuntimeError: the command failed, and its last words are in the message; or this is not Linux.
     """
+    if not (_PROC / "self" / "status").exists():
+        raise RuntimeError("there is no /proc to watch a command in; loading is measured on Linux")
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started, start = time.time(), time.perf_counter()
         process = subprocess.Popen(
