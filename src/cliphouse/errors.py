@@ -256,9 +256,9 @@ class InvalidRow(ShardError):
     """A row's metadata are not as they were asked to be."""
 
     def __init__(self, place: str, kind: str, value: object, *, shard: int) -> None:
-        said = str(value) if value is None or len(str(value)) <= 60 else f"{str(value)[:60]}..."
+        said = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
         super().__init__(
-            f"{place} has the {kind} {said!r}; mend that row, or keep such rows with --on-bad-row {kind}=keep",
+            f"{place} has the {kind} {said}; mend that row, or keep such rows with --on-bad-row {kind}=keep",
             shard=shard,
         )
         self.place, self.kind = place, kind

@@ -44,6 +44,12 @@ class Entrance:
         self._columns = {name: info.columns[name] for name in INSERT_COLUMNS if name in info.columns}
         self._stopped = threading.Event()
         self._comment = threading.Lock()
+        self._expected: dict[int, int] = {}
+        self._reached: dict[int, int] = {}
+
+    def expect(self, shards: Iterable[OpenShard]) -> None:
+        """These shards are to come in: progress over all of them is told too, if they are several."""
+        self._expected = {shard.number: shard.rows for shard in shards}
 
     def stop(self) -> None:
         """Let every shard that is not yet in be given up at the next block."""
@@ -109,17 +115,21 @@ class Entrance:
                     pieces = self._pieces(group, shard, label)
                     self._engine.insert_native(gathered, tuple(self._columns), pieces, token=f"{mark[:16]}:{number}")
                 if not several:
-                    self._merge(gathered, staging.whole)
+                    self._merge(gathered, staging.whole, label)
                     continue
                 with staging.table(fine=False) as merged:
-                    self._merge(gathered, merged)
+                    self._merge(gathered, merged, label)
                     self._engine.command(attach_parts(merged, staging.whole))
 
-    def _merge(self, source: str, target: str) -> None:
+    def _merge(self, source: str, target: str, label: str) -> None:
         """Merge the parts of one table to one part of another, which has none."""
         self._check_stop()
+        if self._progress:
+            self._progress(Progress(label=f"{label}: merging", done=0, total=1, unit="parts"))
         self._engine.command(attach_parts(source, target))
         self._engine.command(f"OPTIMIZE TABLE {identifier(target)} FINAL")
+        if self._progress:
+            self._progress(Progress(label=f"{label}: merging", done=1, total=1, unit="parts"))
         self._check_stop()
 
     def _pieces(self, group: Iterable[Batch], shard: OpenShard, label: str) -> Iterator[Piece]:
@@ -128,8 +138,16 @@ class Entrance:
             if not len(batch.numbers):
                 continue
             yield from block(batch, shard=shard.number, storage=self._info.storage, columns=self._columns)
-            if self._progress:
-                self._progress(Progress(label=label, done=int(batch.numbers[-1]) + 1, total=shard.rows))
+            self._tell(label, shard, int(batch.numbers[-1]) + 1)
+
+    def _tell(self, label: str, shard: OpenShard, done: int) -> None:
+        if self._progress is None:
+            return
+        self._progress(Progress(label=label, done=done, total=shard.rows))
+        self._reached[shard.number] = done
+        if len(self._expected) > 1:
+            total = sum(self._expected.values())
+            self._progress(Progress(label="all shards", done=sum(self._reached.copy().values()), total=total))
 
     def _check_stop(self) -> None:
         if self._stopped.is_set():

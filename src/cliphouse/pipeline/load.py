@@ -146,6 +146,7 @@ class _Load:
     def _bring_in_all(self, todo: Sequence[OpenShard], known: Mapping[int, Entry]) -> dict[int, _Outcome]:
         """Load these shards, some at a time, until all are in or one fails."""
         outcomes: dict[int, _Outcome] = {}
+        self._entrance.expect(todo)
         pool = ThreadPoolExecutor(self._options.workers, thread_name_prefix="cliphouse-load")
         try:
             running: dict[Future[_Outcome], OpenShard] = {}
