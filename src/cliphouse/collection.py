@@ -18,10 +18,10 @@ from cliphouse.errors import (
     UsageError,
 )
 from cliphouse.hits import Hits, SearchPlan
-from cliphouse.pipeline import add, load, plan, read
+from cliphouse.pipeline import add, delete, deny, load, plan, read
 from cliphouse.pipeline.embed import EmbedOptions
 from cliphouse.pipeline.sources import Listed, Source
-from cliphouse.reports import EmbedReport, LoadReport, Status
+from cliphouse.reports import DeleteReport, DenyReport, EmbedReport, LoadReport, Status
 from cliphouse.searcher import Searcher
 from cliphouse.types import (
     CollectionInfo,
@@ -204,6 +204,55 @@ class Collection:
                 name=self.name, encoder=encoder.name, dim=encoder.dim, storage=storage or DEFAULT_STORAGE
             )
         return add.add(self.engine, info, encoder, source, Path(work) if work else None, options, progress)
+
+    # -- keeping it in order ------------------------------------------------------------------------------------------
+
+    def delete(
+        self,
+        *,
+        where: str | None = None,
+        ids: Iterable[int] | None = None,
+        shards: str | Iterable[int] | None = None,
+        purge: bool = False,
+        confirm: delete.Confirm | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> DeleteReport:
+        """Delete the rows of a SQL condition, of ids, or of shards; no answer has them any more; see `pipeline.delete`.
+
+        Rows of a condition and of ids stay away when their shard is loaded again; whole shards may be loaded again.
+        `purge` takes all that was ever deleted off the disk. `confirm` is asked with the number of rows first.
+
+        Raises:
+            UsageError: the rows are named in no way or several, `InvalidFilter`, `UnknownCollection`.
+            EngineError: ClickHouse failed; the same call again finishes the work.
+        """
+        numbers = plan.parse_shards(shards) if isinstance(shards, str) else shards
+        return delete.delete(
+            self.engine,
+            self.info(),
+            where=where,
+            ids=ids,
+            shards=numbers,
+            purge=purge,
+            confirm=confirm,
+            progress=progress,
+        )
+
+    def deny(self, path: str | Path, *, remove: bool = False, progress: ProgressCallback | None = None) -> DenyReport:
+        """Never show or load the urls and hashes that a file lists; with `remove`, take them off the list.
+
+        Rows that are here already are deleted at once, and do not come back when an entry is taken off.
+
+        Raises:
+            UsageError: the file cannot be read, or holds something else.
+            EngineError: ClickHouse failed; the same call again finishes the work.
+        """
+        change = deny.allow_again if remove else deny.deny
+        return change(self.engine, self.name, Path(path), progress)
+
+    def denied(self) -> dict[str, int]:
+        """How many entries the deny list has, by kind: url, md5, sha256."""
+        return deny.counts(self.engine, self.name)
 
     # -- searching it -------------------------------------------------------------------------------------------------
 

@@ -127,7 +127,7 @@ def build(
             if not existing:
                 engine.command(drop_index(info.name, name))
         raise
-    _protect(engine, info.name)
+    protect(engine, info.name)
     return next(state for state in states(engine, info.name) if state.name == name)
 
 
@@ -275,7 +275,7 @@ def _vectors_added(engine: Engine) -> int:
     return int(rows[0][0]) if rows else 0
 
 
-def _protect(engine: Engine, collection: str) -> None:
+def protect(engine: Engine, collection: str) -> None:
     """Keep background merges away from the indexed part: merging it would build its graph again, for hours.
 
     Smaller new parts still merge with each other; the next build takes them in.

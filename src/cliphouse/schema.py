@@ -26,6 +26,8 @@ METADATA_COLUMNS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "original_height": ("Int32", ("original_height",)),
     "key": ("String", ("key",)),
     "image_path": ("String", ("image_path",)),
+    "md5": ("String", ("md5",)),
+    "sha256": ("String", ("sha256",)),
 }
 #: A picture without any of these could not be shown or read about.
 DESCRIBING_COLUMNS = ("url", "caption", "image_path")
@@ -113,6 +115,36 @@ def create_ledger(collection: str) -> str:
         "    `source` String,\n    `loaded_at` DateTime DEFAULT now()\n)\n"
         "ENGINE = ReplacingMergeTree\nORDER BY shard\n"
         "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+    )
+
+
+def deleted_name(collection: str) -> str:
+    """The table that remembers which rows were deleted on purpose, so that loading their shard leaves them out."""
+    return f"{collection}_deleted"
+
+
+def create_deleted(collection: str) -> str:
+    """One row a deleted id, with the deletion it was part of; ids in order take next to no space."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {identifier(deleted_name(collection))}\n(\n"
+        "    `id` Int64 CODEC(Delta, ZSTD(1)),\n    `deletion` LowCardinality(String),\n"
+        "    `deleted_at` DateTime DEFAULT now()\n)\n"
+        "ENGINE = ReplacingMergeTree\nORDER BY id\nSETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+    )
+
+
+def denied_name(collection: str) -> str:
+    """The table that lists what may never be in a collection."""
+    return f"{collection}_denied"
+
+
+def create_denied(collection: str) -> str:
+    """One row an entry: `value` is a url, or a hash in lower-case hex, as `kind` says."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {identifier(denied_name(collection))}\n(\n"
+        "    `kind` LowCardinality(String),\n    `value` String CODEC(ZSTD(1)),\n"
+        "    `source` LowCardinality(String),\n    `added_at` DateTime DEFAULT now()\n)\n"
+        "ENGINE = ReplacingMergeTree\nORDER BY (kind, value)\nSETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
     )
 
 

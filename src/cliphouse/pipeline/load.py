@@ -11,6 +11,7 @@ from cliphouse import index
 from cliphouse.encoders import LAION_ENCODER, known_dim
 from cliphouse.engine import Engine
 from cliphouse.errors import DimensionMismatch, ShardConflict, ShardError, UsageError
+from cliphouse.pipeline import delete, deny
 from cliphouse.pipeline.native import block
 from cliphouse.pipeline.plan import pending
 from cliphouse.pipeline.read import Batch, OpenShard, batches, fingerprint
@@ -20,6 +21,7 @@ from cliphouse.schema import (
     create_ledger,
     create_staging,
     create_table,
+    deleted_name,
     identifier,
     ledger_name,
     staging_name,
@@ -51,7 +53,8 @@ def load_new(
 ) -> LoadReport:
     """Create the collection and load into it; if not one shard gets in, leave nothing behind."""
     _check_dims(info, opened)
-    _drop(engine, ledger_name(info.name))  # of a table that was dropped by hand
+    for table in (ledger_name(info.name), deleted_name(info.name)):
+        _drop(engine, table)  # of a table that was dropped by hand
     engine.command(create_table(info))
     try:
         return load(engine, info, opened, progress)
@@ -82,8 +85,9 @@ def load(
     done = set()
     for each in opened:
         number = each.shard.number
-        if number not in recorded or (each.rows and not rows_present(engine, info.name, number)):
-            continue  # new, or loaded once and deleted or truncated since
+        gone = each.rows and not rows_present(engine, info.name, number)
+        if number not in recorded or (gone and delete.deleted_rows(engine, info.name, number) < each.rows):
+            continue  # new, or loaded once and truncated since
         if fingerprint(each.shard) != recorded[number]:
             raise ShardConflict(
                 f"it is loaded already, from other files than {each.shard.image_embeddings}; "
@@ -168,9 +172,10 @@ def _load_shard(
     elif present and not (present == opened.rows and _comment(engine, staging) == mark):
         raise ShardConflict(
             f"the collection holds {present} rows under its ids that the ledger does not know; "
-            f"delete them first: DELETE FROM {info.name} WHERE shard = {number}",
+            f"delete them first: cliphouse delete --shard {number}",
             shard=number,
         )
+    deny.enforce(engine, info.name, number)
     _record(engine, info.name, opened, mark)
     _drop(engine, staging)
     return opened.rows
@@ -191,6 +196,8 @@ def _write(
     try:
         for group in _groups(batches(opened), opened):
             engine.insert_native(staging, INSERT_COLUMNS, _blocks(group, opened, info, label, progress))
+        delete.enforce(engine, info.name, opened.shard.number, staging)
+        deny.enforce(engine, info.name, opened.shard.number, staging)
         engine.command(f"OPTIMIZE TABLE {identifier(staging)} FINAL")
     except BaseException:
         _drop(engine, staging)
