@@ -18,10 +18,10 @@ from cliphouse.errors import (
     UsageError,
 )
 from cliphouse.hits import Hits, SearchPlan
-from cliphouse.pipeline import add, delete, deny, load, plan, read
+from cliphouse.pipeline import add, delete, deny, load, plan, read, verify
 from cliphouse.pipeline.embed import EmbedOptions
 from cliphouse.pipeline.sources import Listed, Source
-from cliphouse.reports import DeleteReport, DenyReport, EmbedReport, LoadReport, Status
+from cliphouse.reports import DeleteReport, DenyReport, EmbedReport, LoadReport, Status, VerifyReport
 from cliphouse.searcher import Searcher
 from cliphouse.types import (
     CollectionInfo,
@@ -253,6 +253,24 @@ class Collection:
     def denied(self) -> dict[str, int]:
         """How many entries the deny list has, by kind: url, md5, sha256."""
         return deny.counts(self.engine, self.name)
+
+    def verify(
+        self,
+        directory: str | Path,
+        *,
+        shards: str | Iterable[int] | None = None,
+        sample: int = 1000,
+        seed: int = 0,
+        progress: ProgressCallback | None = None,
+    ) -> VerifyReport:
+        """Compare the table with the shards in `directory`: all rows by number, `sample` rows of each shard in full.
+
+        Raises:
+            UsageError: the directory or shards do not fit, `UnknownCollection`.
+            EngineError: ClickHouse failed.
+        """
+        planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
+        return verify.verify(self.engine, self.info(), planned, sample=sample, seed=seed, progress=progress)
 
     # -- searching it -------------------------------------------------------------------------------------------------
 

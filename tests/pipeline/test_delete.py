@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from cliphouse import Collection, IndexConfig, SearchParams
 from cliphouse.errors import InvalidFilter, UsageError
@@ -24,12 +22,12 @@ def ids_of(collection: Collection) -> list[int]:
 
 
 @pytest.fixture
-def indexed(db: str, tmp_path: Path) -> Iterator[tuple[Collection, np.ndarray]]:
+def indexed(tmp_path: Path) -> Iterator[tuple[Collection, np.ndarray]]:
     """3000 indexed rows and 200 that came later, as a second part without an index."""
     vectors, more = random_unit(ROWS, DIM, seed=3), random_unit(200, DIM, seed=4)
     write_shard(tmp_path / "in", 0, ["x"] * ROWS, images=vectors, with_text=False, dtype="float32")
     write_shard(tmp_path / "in", 1, ["x"] * 200, images=more, with_text=False, dtype="float32")
-    with Collection.open(db) as collection:
+    with Collection.open(tmp_path / "db") as collection:
         collection.load(tmp_path / "in", shards="0", storage="float32")
         collection.build_index(config=SMALL)
         collection.load(tmp_path / "in", shards="1")
@@ -118,37 +116,6 @@ def test_filters_and_deletes_together(indexed: tuple[Collection, np.ndarray]) ->
     nearest = [hit.id for hit in collection.search(vectors[9], k=30, exact=True, where=where)]
     collection.delete(ids=nearest[:5])
     assert [hit.id for hit in collection.search(vectors[9], k=10, where=where)] == nearest[5:15]
-
-
-@pytest.fixture(scope="module")
-def shrinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
-    """An indexed part of 1500 rows and one of 500 without an index."""
-    place = tmp_path_factory.mktemp("shrinking")
-    vectors = random_unit(2000, 16, seed=5)
-    for number, rows in enumerate((vectors[:1500], vectors[1500:])):
-        write_shard(place / "in", number, ["x"] * len(rows), images=rows, with_text=False, dtype="float32")
-    with Collection.open(place / "db") as collection:
-        collection.load(place / "in", shards="0", storage="float32")
-        collection.build_index(config=IndexConfig(m=32, ef_construction=256))
-        collection.load(place / "in", shards="1")
-        yield collection
-
-
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**31), share=st.integers(1, 40), k=st.integers(1, 30))
-def test_deleting_leaves_exactly_the_complement_in_every_search(
-    shrinking: Collection, seed: int, share: int, k: int
-) -> None:
-    where = f"cityHash64(id, {seed}) % 400 < {share}"
-    before = set(ids_of(shrinking))
-    gone = set(shrinking.sql(f"SELECT id FROM laion WHERE {where}").column("id").to_pylist())
-    query = random_unit(1, 16, seed)[0]
-    wanted = [hit.id for hit in shrinking.search(query, k=1000, exact=True) if hit.id not in gone][:k]
-    assert shrinking.delete(where=where).rows == len(gone)
-    assert set(ids_of(shrinking)) == before - gone
-    assert [hit.id for hit in shrinking.search(query, k=k, exact=True)] == wanted
-    found = [hit.id for hit in shrinking.search(query, k=k, ef_search=1000)]
-    assert found == wanted, "the index sees all its rows with such an effort"
 
 
 def test_a_purge_takes_the_bytes_off_the_disk(tmp_path: Path) -> None:

@@ -60,11 +60,11 @@ def test_what_is_denied_is_not_loaded(db: str, hashed: Path, tmp_path: Path) -> 
         assert collection.load(tmp_path / "more").skipped == (1,)
 
 
-def test_a_denied_row_is_in_no_answer_and_comes_back_only_by_loading_again(db: str, tmp_path: Path) -> None:
+def test_a_denied_row_is_in_no_answer_and_comes_back_only_by_loading_again(tmp_path: Path) -> None:
     vectors = random_unit(600, 24, seed=2)
     write_shard(tmp_path / "in", 0, ["x"] * 600, images=vectors, with_text=False)
     (tmp_path / "list").write_text(url(17))
-    with Collection.open(db) as collection:
+    with Collection.open(tmp_path / "db") as collection:
         collection.load(tmp_path / "in")
         collection.build_index(config=IndexConfig(m=16, ef_construction=64))
         collection.deny(tmp_path / "list")
@@ -167,5 +167,5 @@ def test_the_command_shows_and_changes_the_list(embedded: Collection, cliphouse,
     assert done.out == "2 entries read, 2 new\ndeleted 2 rows\n"
     assert '"url": 2' in cliphouse("deny", "--list", "--format", "json", "--db", tmp_path / "db").out
     assert "2 taken off" in cliphouse("deny", tmp_path / "list.txt", "--remove", "--db", tmp_path / "db").out
-    assert "url         0" in cliphouse("deny", "--list", "--db", tmp_path / "db").out
+    assert "url     0" in cliphouse("deny", "--list", "--db", tmp_path / "db").out
     assert cliphouse("deny", "--db", tmp_path / "db").code == 2

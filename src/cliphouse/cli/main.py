@@ -14,7 +14,7 @@ from cliphouse.cli.data import load, status
 from cliphouse.cli.embed import add, embed
 from cliphouse.cli.encoder import encoder
 from cliphouse.cli.index import index
-from cliphouse.cli.maintain import delete, deny
+from cliphouse.cli.maintain import delete, deny, verify
 from cliphouse.cli.options import Invocation, debug_option
 from cliphouse.cli.search import search
 from cliphouse.cli.sql import sql
@@ -46,7 +46,7 @@ def cli() -> None:
     """
 
 
-for command in (load, embed, add, search, index, sql, status, delete, deny, encoder, udf):
+for command in (load, embed, add, search, index, sql, status, delete, deny, verify, encoder, udf):
     cli.add_command(command)
 
 

@@ -25,6 +25,7 @@ from cliphouse.errors import UsageError
 from cliphouse.pipeline import delete
 from cliphouse.pipeline.delete import Rows
 from cliphouse.pipeline.native import strings, varint
+from cliphouse.pipeline.texts import as_bytes
 from cliphouse.reports import DenyReport
 from cliphouse.schema import create_denied, denied_name, identifier
 from cliphouse.types import Progress, ProgressCallback, Query
@@ -50,11 +51,11 @@ class Denied:
     def rows(self, metadata: Mapping[str, pa.Array], rows: int) -> NDArray[np.bool_]:
         """Which of a batch's rows to leave out; `metadata` maps table columns to arrays of `rows` values."""
         denied = np.zeros(rows, dtype=np.bool_)
-        urls = _bytes(metadata.get("url"))
+        urls = as_bytes(metadata.get("url"))
         for name, listed in (("md5", self.md5), ("sha256", self.sha256)):
             if not len(listed):
                 continue
-            pictures = _bytes(metadata.get(name))
+            pictures = as_bytes(metadata.get(name))
             if urls:
                 digests = [hashlib.new(name, url, usedforsecurity=False).digest() if url else _NOTHING for url in urls]
                 denied |= _among(listed, digests)
@@ -84,23 +85,14 @@ def counts(engine: Engine, collection: str) -> dict[str, int]:
     return {kind: found.get(kind, 0) for kind in ("url", *HASHES)}
 
 
-def enforce(engine: Engine, collection: str, shard: int | None = None, table: str | None = None) -> int:
-    """Delete the rows that the list forbids, of all shards or of one; return how many. They do not come back.
-
-    They are looked for in the collection, or in `table`, where a shard waits to join it.
-    """
-    info = catalog.find(engine, table or collection)
+def enforce(engine: Engine, collection: str, shard: int | None = None) -> int:
+    """Delete the rows that the list forbids, of all shards or of one; return how many. They do not come back."""
+    info = catalog.find(engine, collection)
     if info is None or (condition := _condition(engine, collection, info.columns)) is None:
         return 0
     within = f"{delete.id_range(shard, shard)} AND " if shard is not None else ""
     chosen = [Rows(f"{within}{condition}")]
-    found = delete.count(engine, table or collection, chosen)
-    if not found:
-        return 0
-    if table is None:
-        return delete.remove(engine, collection, chosen)
-    delete.forget(engine, table, chosen[0])
-    return found
+    return delete.remove(engine, collection, chosen) if delete.count(engine, collection, chosen) else 0
 
 
 def deny(engine: Engine, collection: str, path: Path, progress: ProgressCallback | None) -> DenyReport:
@@ -179,7 +171,7 @@ def _of_table(path: Path, batch: pa.RecordBatch) -> list[Entry]:
     found: list[Entry] = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         kind = name.lower()
-        texts = (value.decode("utf-8", "replace").strip() for value in _bytes(column))
+        texts = (value.decode("utf-8", "replace").strip() for value in as_bytes(column))
         found += [("url", text) if kind == "url" else _hash(path, text, kind) for text in texts if text]
     return found
 
@@ -309,13 +301,3 @@ def _unhex(value: bytes, letters: int) -> bytes:
         return bytes.fromhex(value.decode("ascii")) if len(value) == letters else _NOTHING
     except ValueError:
         return _NOTHING
-
-
-def _bytes(values: pa.Array | pa.ChunkedArray | None) -> list[bytes]:
-    """Values as bytes, null as none; an absent column is an empty list."""
-    if values is None or pa.types.is_null(values.type):
-        return []
-    if not pa.types.is_binary(values.type) and not pa.types.is_large_binary(values.type):
-        values = values.cast(pa.large_string())
-    plain: list[bytes] = values.cast(pa.large_binary()).fill_null(b"").to_pylist()
-    return plain

@@ -169,7 +169,9 @@ def _load_shard(
     if present == 0 and opened.rows:
         _write(engine, info, opened, create_staging(info.name, number, mark), label, progress)
         engine.command(f"ALTER TABLE {identifier(info.name)} ATTACH PARTITION tuple() FROM {identifier(staging)}")
-    elif present and not (present == opened.rows and _comment(engine, staging) == mark):
+    elif present and not (
+        present + delete.deleted_rows(engine, info.name, number) == opened.rows and _comment(engine, staging) == mark
+    ):
         raise ShardConflict(
             f"the collection holds {present} rows under its ids that the ledger does not know; "
             f"delete them first: cliphouse delete --shard {number}",
@@ -197,7 +199,6 @@ def _write(
         for group in _groups(batches(opened), opened):
             engine.insert_native(staging, INSERT_COLUMNS, _blocks(group, opened, info, label, progress))
         delete.enforce(engine, info.name, opened.shard.number, staging)
-        deny.enforce(engine, info.name, opened.shard.number, staging)
         engine.command(f"OPTIMIZE TABLE {identifier(staging)} FINAL")
     except BaseException:
         _drop(engine, staging)
