@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from numpy.typing import ArrayLike
 
@@ -13,15 +13,12 @@ from cliphouse.encoders.access import ANYWHERE, ImageAccess
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.encoders.decode import MAX_PIXELS
 from cliphouse.engine import Engine, arrow_table, connect
-from cliphouse.errors import (
-    EncoderMismatch,
-    UsageError,
-)
+from cliphouse.errors import EncoderMismatch, UsageError
 from cliphouse.hits import Hits, SearchPlan
-from cliphouse.pipeline import add, delete, deny, load, plan, read, verify
+from cliphouse.pipeline import add, delete, deny, export, load, plan, read, verify
 from cliphouse.pipeline.embed import EmbedOptions
 from cliphouse.pipeline.sources import Listed, Source
-from cliphouse.reports import DeleteReport, DenyReport, EmbedReport, LoadReport, Status, VerifyReport
+from cliphouse.reports import DeleteReport, DenyReport, EmbedReport, ExportReport, LoadReport, Status, VerifyReport
 from cliphouse.searcher import Searcher
 from cliphouse.types import (
     CollectionInfo,
@@ -271,6 +268,31 @@ class Collection:
         """
         planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
         return verify.verify(self.engine, self.info(), planned, sample=sample, seed=seed, progress=progress)
+
+    def export(
+        self,
+        out: str | Path | BinaryIO,
+        *,
+        hits: Hits | None = None,
+        where: str | None = None,
+        shards: str | Iterable[int] | None = None,
+        form: export.Form = "parquet",
+        dtype: export.Dtype = "float32",
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> ExportReport:
+        """Write the results of a search, the rows of a condition, or shards to files; see `pipeline.export`.
+
+        Raises:
+            UsageError: the rows are not named, or the output is there already, `InvalidFilter`.
+            EngineError: ClickHouse or the disk failed; nothing half written is left.
+        """
+        numbers = plan.parse_shards(shards) if isinstance(shards, str) else shards
+        wanted = export.Wanted(hits=hits, where=where, shards=None if numbers is None else sorted(set(numbers)))
+        place = Path(out) if isinstance(out, (str, Path)) else out
+        return export.export(
+            self.engine, self.info(), place, wanted, form=form, dtype=dtype, force=force, progress=progress
+        )
 
     # -- searching it -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from cliphouse import __version__
 from cliphouse.cli.data import load, status
 from cliphouse.cli.embed import add, embed
 from cliphouse.cli.encoder import encoder
+from cliphouse.cli.export import export
 from cliphouse.cli.index import index
 from cliphouse.cli.maintain import delete, deny, verify
 from cliphouse.cli.options import Invocation, debug_option
@@ -46,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (load, embed, add, search, index, sql, status, delete, deny, verify, encoder, udf):
+for command in (load, embed, add, search, index, sql, status, export, delete, deny, verify, encoder, udf):
     cli.add_command(command)
 
 
