@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cliphouse import Collection, IndexConfig, SearchParams
+from cliphouse import Collection, IndexConfig, Progress, SearchParams
 from cliphouse.errors import InvalidFilter, UsageError
+from cliphouse.pipeline import delete
 from tests.data import random_unit, write_shard
 
 SMALL = IndexConfig(m=16, ef_construction=64)
@@ -108,6 +109,52 @@ def test_a_shard_of_an_indexed_part_goes_and_comes_back(indexed: tuple[Collectio
     assert hits[0].id == 9
     exact = collection.search(vectors[9], k=10, exact=True)
     assert [hit.id for hit in hits] == [hit.id for hit in exact]
+
+
+def test_an_index_is_built_over_what_is_left(tmp_path: Path) -> None:
+    vectors = random_unit(600, DIM, seed=3)
+    write_shard(tmp_path / "in", 0, ["x"] * 500, images=vectors[:500], texts=vectors[:500])
+    write_shard(tmp_path / "in", 1, ["x"] * 100, images=vectors[500:], with_text=False)
+    write_shard(tmp_path / "in", 2, ["x"] * 100, images=vectors[500:], texts=vectors[500:])
+    with Collection.open(tmp_path / "db") as collection:
+        collection.load(tmp_path / "in", shards="0-1")
+        collection.sql("OPTIMIZE TABLE laion FINAL")
+        collection.delete(where="shard = 1")  # rows without an embedding hide in the one part
+        collection.build_index("text", SMALL)
+        collection.drop_index("text")
+        collection.load(tmp_path / "in", shards="2")
+        collection.delete(ids=range(100))
+        seen: list[Progress] = []
+        assert collection.build_index("text", SMALL, progress=seen.append).rows_indexed == 500
+        assert (seen[-1].done, seen[-1].total) == (500, 500)
+        assert collection.search(vectors[7], k=1, column="text")[0].id >= 100
+
+
+def test_an_index_beside_another_asks_for_a_purge_first(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in", 0, ["x"] * 50, images=random_unit(50, DIM), texts=random_unit(50, DIM))
+    write_shard(tmp_path / "in", 1, ["x"] * 50, images=random_unit(50, DIM, 1), with_text=False)
+    with Collection.open(tmp_path / "db") as collection:
+        collection.load(tmp_path / "in")
+        collection.build_index("image", SMALL)
+        collection.delete(where="shard = 1")
+        with pytest.raises(UsageError, match=r"50 deleted rows without text_embedding.*cliphouse delete --purge"):
+            collection.build_index("text", SMALL)
+
+
+def test_a_deletion_that_was_killed_is_repeated(
+    collection: Collection, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(delete, "forget", killed)
+        with pytest.raises(KeyboardInterrupt):
+            collection.delete(ids=[2, 3])
+    assert ids_of(collection) == list(range(8))
+    assert [each.what for each in collection.verify(shards).differences] == ["rows", "row 2", "row 3"]
+    assert collection.delete(ids=[2, 3]).rows == 2
+    assert collection.verify(shards).same
 
 
 def test_filters_and_deletes_together(indexed: tuple[Collection, np.ndarray]) -> None:
