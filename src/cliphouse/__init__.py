@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cliphouse.errors import CliphouseError
     from cliphouse.hits import Hit, Hits, SearchPlan
     from cliphouse.pipeline.embed import embed
-    from cliphouse.reports import EmbedReport, LoadReport, Status
+    from cliphouse.reports import DeleteReport, DenyReport, EmbedReport, ExportReport, LoadReport, Status, VerifyReport
     from cliphouse.types import CollectionInfo, Encoder, IndexConfig, IndexState, Progress, Query, SearchParams
 
 _HOMES = {
@@ -34,7 +34,10 @@ _HOMES = {
     "load_encoder": "encoders",
     "CliphouseError": "errors",
     "CollectionInfo": "types",
+    "DeleteReport": "reports",
+    "DenyReport": "reports",
     "EmbedReport": "reports",
+    "ExportReport": "reports",
     "Encoder": "types",
     "Hit": "hits",
     "Hits": "hits",
@@ -45,14 +48,18 @@ _HOMES = {
     "Query": "types",
     "SearchParams": "types",
     "SearchPlan": "hits",
+    "VerifyReport": "reports",
 }
 
 __all__ = [
     "CliphouseError",
     "Collection",
     "CollectionInfo",
+    "DeleteReport",
+    "DenyReport",
     "EmbedReport",
     "Encoder",
+    "ExportReport",
     "Hit",
     "Hits",
     "IndexConfig",
@@ -63,6 +70,7 @@ __all__ = [
     "SearchParams",
     "SearchPlan",
     "Status",
+    "VerifyReport",
     "embed",
     "load_encoder",
 ]

@@ -36,6 +36,8 @@ INSERT_COLUMNS = ("id", *METADATA_COLUMNS, *EMBEDDING_COLUMNS)
 
 #: A file a column in small parts too: a scan reads its column alone, and each column's size is known.
 _WIDE = "min_bytes_for_wide_part = 0"
+#: How often the engine looks for old files to remove. By itself it slows down to minutes, for which a purge would wait.
+_TIDY = "cleanup_delay_period = 1, cleanup_delay_period_random_add = 0, max_cleanup_delay_period = 10"
 _ELEMENT: Mapping[Storage, str] = {"bfloat16": "BFloat16", "float32": "Float32"}
 
 
@@ -73,7 +75,7 @@ def create_table(info: CollectionInfo) -> str:
     columns = ",\n    ".join(lines)
     return (
         f"CREATE TABLE {identifier(info.name)}\n(\n    {columns}\n)\n"
-        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {_WIDE}\nCOMMENT {literal(to_comment(info))}"
+        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {_WIDE}, {_TIDY}\nCOMMENT {literal(to_comment(info))}"
     )
 
 

@@ -65,11 +65,11 @@ def test_a_table_that_was_emptied_by_hand_is_loaded_again_without_what_was_delet
     assert ids_of(collection) == [0, 1, 2, 3, 5, 6, 7]
 
 
-def test_a_table_that_was_dropped_by_hand_begins_anew(collection: Collection, shards: Path) -> None:
-    collection.delete(ids=[4])
-    collection.sql("DROP TABLE laion SYNC")
-    collection.load(shards)
-    assert ids_of(collection) == list(range(8))
+def test_a_table_that_was_dropped_by_hand_begins_anew(embedded: Collection, shards: Path) -> None:
+    embedded.delete(ids=[4])
+    embedded.sql("DROP TABLE laion SYNC")
+    embedded.load(shards)
+    assert ids_of(embedded) == list(range(8))
 
 
 def test_nearest_rows_are_deleted_and_the_index_still_answers_right(
@@ -165,6 +165,33 @@ def test_filters_and_deletes_together(indexed: tuple[Collection, np.ndarray]) ->
     assert [hit.id for hit in collection.search(vectors[9], k=10, where=where)] == nearest[5:15]
 
 
+def test_many_rows_go_in_several_statements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delete, "_ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(delete, "_IDS_AT_ONCE", 3)
+    for number in (0, 1, 2, 9):
+        write_shard(tmp_path / "in", number)
+    with Collection.open(tmp_path / "db", encoder="test-words") as collection:
+        collection.load(tmp_path / "in")
+        seen: list[Progress] = []
+        assert collection.delete(where="row > 1", progress=seen.append).rows == 24
+        assert [step.done for step in seen] == [6, 12, 18, 24]
+        left = [shard * SHARD + row for shard in (0, 1, 2, 9) for row in (0, 1)]
+        assert ids_of(collection) == left
+        assert collection.delete(ids=left[1:]).rows == 7
+        assert ids_of(collection) == [0]
+
+
+def test_shards_go_by_ranges(tmp_path: Path) -> None:
+    for number in range(5):
+        write_shard(tmp_path / "in", number)
+    with Collection.open(tmp_path / "db", encoder="test-words") as collection:
+        collection.load(tmp_path / "in")
+        assert collection.delete(shards="0-1,3,70-80").again == (0, 1, 3)
+        assert {each // SHARD for each in ids_of(collection)} == {2, 4}
+        with pytest.raises(UsageError, match="no shard 70-80"):
+            collection.delete(shards="70-80")
+
+
 def test_a_purge_takes_the_bytes_off_the_disk(tmp_path: Path) -> None:
     captions = [f"secret-{row:05d}" for row in range(500)]
     vectors = random_unit(500, DIM, seed=6)
@@ -172,7 +199,7 @@ def test_a_purge_takes_the_bytes_off_the_disk(tmp_path: Path) -> None:
     place = tmp_path / "db"
     with Collection.open(place) as collection:
         collection.load(tmp_path / "in")
-        collection.sql("ALTER TABLE laion MODIFY SETTING cleanup_delay_period = 1, cleanup_delay_period_random_add = 0")
+        collection.sql("ALTER TABLE laion MODIFY SETTING max_cleanup_delay_period = 1")
     with Collection.open(place) as collection:  # which is when the engine looks at that setting
         collection.build_index(config=SMALL)
         collection.delete(ids=range(100, 200))
@@ -196,27 +223,27 @@ def _holds(place: Path, vector: np.ndarray) -> bool:
     return any(wanted in path.read_bytes() for path in place.rglob("image_embedding.bin"))
 
 
-def test_a_condition_is_checked_as_a_filter_is(collection: Collection) -> None:
+def test_a_condition_is_checked_as_a_filter_is(embedded: Collection) -> None:
     for where in ("true) OR (true", "1; DROP TABLE laion", "no_such_column = 1"):
         with pytest.raises(InvalidFilter):
-            collection.delete(where=where)
-    assert len(ids_of(collection)) == 8
+            embedded.delete(where=where)
+    assert len(ids_of(embedded)) == 8
 
 
-@pytest.mark.parametrize("rows", [{}, {"where": "true", "ids": [1]}, {"where": " "}, {"ids": [2**70]}, {"shards": "7"}])
-def test_unclear_requests_delete_nothing(collection: Collection, rows: dict[str, object]) -> None:
-    with pytest.raises(UsageError):
-        collection.delete(**rows)
-    assert len(ids_of(collection)) == 8
+def test_unclear_requests_delete_nothing(embedded: Collection) -> None:
+    for rows in ({}, {"where": "true", "ids": [1]}, {"where": " "}, {"ids": [2**70]}, {"shards": "7"}):
+        with pytest.raises(UsageError):
+            embedded.delete(**rows)
+    assert len(ids_of(embedded)) == 8
 
 
-def test_a_no_leaves_everything_as_it_was(collection: Collection, shards: Path) -> None:
+def test_a_no_leaves_everything_as_it_was(embedded: Collection, shards: Path) -> None:
     asked: list[int] = []
-    assert collection.delete(where="id < 3", confirm=lambda rows: bool(asked.append(rows))).rows == 0
-    assert collection.delete(shards="0", confirm=lambda rows: bool(asked.append(rows))).again == ()
+    assert embedded.delete(where="id < 3", confirm=lambda rows: bool(asked.append(rows))).rows == 0
+    assert embedded.delete(shards="0", confirm=lambda rows: bool(asked.append(rows))).again == ()
     assert asked == [3, 8]
-    assert len(ids_of(collection)) == 8
-    assert collection.load(shards).skipped == (0,)
+    assert len(ids_of(embedded)) == 8
+    assert embedded.load(shards).skipped == (0,)
 
 
 def test_the_command_deletes_with_yes_only_where_nobody_can_answer(embedded: Collection, cliphouse, tmp_path) -> None:

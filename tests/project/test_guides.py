@@ -29,7 +29,7 @@ def test_the_commands_of_the_maintenance_guide_print_what_it_says(
     with Collection.open("./cliphouse-data", encoder="test-words") as collection:
         collection.load("shards")
         # So that a purge need not wait for the engine's next round.
-        collection.sql("ALTER TABLE laion MODIFY SETTING cleanup_delay_period = 1, cleanup_delay_period_random_add = 0")
+        collection.sql("ALTER TABLE laion MODIFY SETTING max_cleanup_delay_period = 1")
     blocks = re.findall(r"```\n(.*?)```", (GUIDES / "maintain.md").read_text(), re.DOTALL)
     steps = [step for block in blocks for step in re.split(r"^\$ ", block, flags=re.MULTILINE) if step]
     assert len(steps) > 10

@@ -27,8 +27,8 @@ _IDS_AT_ONCE = 8_000
 #: The engine holds the ids that one statement deletes in memory.
 _ROWS_AT_ONCE = 10_000_000
 _POLL_SECONDS = 0.2
-#: The engine looks for files to remove every 40 seconds.
-_REMOVAL_SECONDS = 120
+#: The engine looks for old files in our tables every ten seconds, in others at times every five minutes.
+_REMOVAL_SECONDS = 60
 
 #: Asked with the number of rows; False leaves everything as it is.
 Confirm = Callable[[int], bool]

@@ -113,6 +113,8 @@ class _Pages:
         self._size = max(1, _PAGE_BYTES // (8 * max(info.dim, 1)))
         self._done = 0
         self._total = len(wanted.hits) if wanted.hits is not None else self._count()
+        if wanted.shards is not None and not self._total:
+            raise UsageError(f"no such rows in shards {shard_ranges(wanted.shards) or 'of an empty list'}")
 
     def all(self) -> Iterator[pa.Table]:
         """Every page, in the order of the search or of ids."""
