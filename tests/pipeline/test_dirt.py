@@ -22,9 +22,7 @@ DIRTY: dict[str, Any] = {
     "caption": [None if row == 5 else "" if row == 6 else f"caption {row}" for row in range(ROWS)],
     "url": [None if row == 8 else f"https://example.com/{row}" for row in range(ROWS)],
     "NSFW": [None if row == 1 else "MAYBE" if row == 2 else "UNLIKELY" for row in range(ROWS)],
-    "similarity": [
-        None if row == 20 else 6016.0 if row == 21 else np.nan if row == 22 else 0.25 for row in range(ROWS)
-    ],
+    "similarity": [{20: None, 21: 6016.0, 22: np.nan}.get(row, 0.25) for row in range(ROWS)],
     "LICENSE": [None if row == 30 else "" if row == 31 else "?" if row == 32 else "CC0" for row in range(ROWS)],
     "original_width": [None if row == 33 else 39_580 for row in range(ROWS)],
     "error_message": [None] * ROWS,
@@ -274,10 +272,9 @@ def test_the_command_reports_dirt_and_leaves_with_3(
 
 def test_several_workers_bring_in_what_one_would(db: str, tmp_path: Path) -> None:
     for number in range(7):
-        write_shard(
-            tmp_path / "in", number, [f"{number}-{row}" for row in range(50)], images=random_unit(50, 8, number)
-        )
-    with Collection.open(db, encoder="") as collection:
+        captions = [f"{number}-{row}" for row in range(50)]
+        write_shard(tmp_path / "in", number, captions, images=random_unit(50, 8, number), with_text=False)
+    with Collection.open(db) as collection:
         report = collection.load(tmp_path / "in", options=LoadOptions(workers=3))
         assert (report.loaded, report.rows) == (tuple(range(7)), 350)
         rows = collection.sql("SELECT id, caption FROM laion ORDER BY id").to_pylist()

@@ -12,7 +12,7 @@ from pyarrow import ArrowException
 
 from cliphouse.engine import Engine
 from cliphouse.errors import ShardError
-from cliphouse.pipeline import ledger
+from cliphouse.pipeline import delete, deny, ledger
 from cliphouse.pipeline.dirt import Cleaner
 from cliphouse.pipeline.ledger import Entry
 from cliphouse.pipeline.native import Piece, block
@@ -42,6 +42,7 @@ class Entrance:
     ) -> None:
         self._engine, self._info, self._options, self._progress = engine, info, options, progress
         self._columns = {name: info.columns[name] for name in INSERT_COLUMNS if name in info.columns}
+        self._denied = deny.current(engine, info.name)
         self._stopped = threading.Event()
         self._comment = threading.Lock()
         self._expected: dict[int, int] = {}
@@ -55,8 +56,8 @@ class Entrance:
         """Let every shard that is not yet in be given up at the next block."""
         self._stopped.set()
 
-    def bring_in(self, shard: OpenShard, label: str) -> Entry:
-        """Load one shard and record it; return its line in the ledger.
+    def bring_in(self, shard: OpenShard, label: str) -> tuple[Entry, int]:
+        """Load one shard and record it; return its line in the ledger, and how many rows it brought.
 
         The rows are written to a table of their own, merged there to one part, and join the collection in one atomic
         step. Before that step a failure leaves no trace. The ledger says `joining` from before the step until after
@@ -67,7 +68,8 @@ class Entrance:
             EngineError: ClickHouse failed.
         """
         started = time.perf_counter()
-        cleaner = Cleaner(shard, self._options, self._info.storage)
+        deleted = delete.deleted_of(self._engine, self._info.name, shard.number)
+        cleaner = Cleaner(shard, self._options, self._info.storage, deleted=deleted, denied=self._denied)
         mark = shard.fingerprint()
         with Staging(self._engine, self._info.name, shard.number) as staging:
             try:
@@ -95,11 +97,12 @@ class Entrance:
                 seconds=time.perf_counter() - started,
             )
             ledger.write(self._engine, self._info.name, entry)
-            if tally.rows:
+            if tally.stored:
                 self._engine.command(attach_parts(staging.whole, self._info.name))
+            late = deny.enforce(self._engine, self._info.name, shard.number)
             entry = replace(entry, state="loaded", seconds=time.perf_counter() - started)
             ledger.write(self._engine, self._info.name, entry)
-        return entry
+        return entry, tally.stored - late
 
     def _fill(self, staging: Staging, shard: OpenShard, cleaner: Cleaner, mark: str, label: str) -> None:
         """Fill the whole of a staging, as one part, or for a very large shard as one for each segment."""
