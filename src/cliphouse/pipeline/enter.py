@@ -108,7 +108,8 @@ class Entrance:
         """Fill the whole of a staging, as one part, or for a very large shard as one for each segment."""
         row_bytes = _row_bytes(shard, self._info.storage)
         read = shard.batches(max(1, _BLOCK_BYTES // row_bytes))
-        stream = prefetched(cleaner.clean(rows) for rows in read)
+        cleaned = prefetched(cleaner.clean(rows) for rows in read)
+        stream = (batch for batch in cleaned if len(batch.numbers))
         inserts = enumerate(_groups(stream, max(1, _INSERT_BYTES // row_bytes)))
         segment = _SEGMENT_BYTES // _INSERT_BYTES
         several = shard.rows * row_bytes > _SEGMENT_BYTES
@@ -138,8 +139,6 @@ class Entrance:
     def _pieces(self, group: Iterable[Batch], shard: OpenShard, label: str) -> Iterator[Piece]:
         for batch in group:
             self._check_stop()
-            if not len(batch.numbers):
-                continue
             yield from block(batch, shard=shard.number, storage=self._info.storage, columns=self._columns)
             self._tell(label, shard, int(batch.numbers[-1]) + 1)
 
@@ -172,7 +171,7 @@ def _groups(stream: Iterator[Batch], rows: int) -> Iterator[Iterator[Batch]]:
         nonlocal ahead
         count = 0
         while ahead is not None and count < rows:
-            count += max(1, len(ahead.numbers))
+            count += len(ahead.numbers)
             yield ahead
             ahead = next(stream, None)
 
