@@ -95,6 +95,14 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MergedShard:
+    """A numbered shard that is one parquet file, embeddings included: a path, or an address as `https://host/file`."""
+
+    number: int
+    location: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionInfo:
     """What a collection remembers of itself.
 
