@@ -18,7 +18,7 @@ from cliphouse.errors import (
     UsageError,
 )
 from cliphouse.hits import Hits, SearchPlan
-from cliphouse.pipeline import add, load, plan, read
+from cliphouse.pipeline import add, ledger, load, plan
 from cliphouse.pipeline.embed import EmbedOptions
 from cliphouse.pipeline.sources import Listed, Source
 from cliphouse.reports import EmbedReport, LoadReport, Status
@@ -28,6 +28,7 @@ from cliphouse.types import (
     Encoder,
     IndexConfig,
     IndexState,
+    LoadOptions,
     Modality,
     ProgressCallback,
     Query,
@@ -124,12 +125,16 @@ class Collection:
     def status(self) -> Status:
         """Rows, shards, disk by column, indexes, encoder and engine."""
         info = self.info()
+        lines = ledger.entries(self.engine, self.name).values()
         return Status(
             collection=self.name,
             database=str(self.engine.location),
             engine_version=self.engine.capabilities.version,
             rows=catalog.count_rows(self.engine, self.name),
-            shards=tuple(sorted(load.ledger(self.engine, self.name))),
+            shards=tuple(entry.shard for entry in lines if entry.state == "loaded"),
+            quarantined={entry.shard: entry.reason for entry in lines if entry.state == "quarantined"},
+            left_out=ledger.total(entry.left_out for entry in lines),
+            kept=ledger.total(entry.kept for entry in lines),
             encoder=info.encoder,
             dim=info.dim,
             storage=info.storage,
@@ -146,35 +151,35 @@ class Collection:
         *,
         shards: str | Iterable[int] | None = None,
         storage: Storage | None = None,
+        options: LoadOptions | None = None,
         progress: ProgressCallback | None = None,
     ) -> LoadReport:
         """Load shards in the LAION layout from `directory`, all or those in `shards` ("0-9,12" or numbers).
 
         A shard enters whole or not at all, and loading one again does nothing. All files are checked before the first
-        row is written. A new collection takes its encoder from `open`, else from the folder if `embed` wrote it
-        (512-dimensional data without one is taken for LAION's, clip-vit-b32), and its `storage` from here: bfloat16
-        unless told otherwise.
+        row is written. `options` say what happens to bad rows and bad shards, and how many shards load at a time. A new
+        collection takes its encoder from `open`, else from the folder if `embed` wrote it (512-dimensional data without
+        one is taken for LAION's, clip-vit-b32), and its `storage` from here: bfloat16 unless told otherwise.
 
         Raises:
             UsageError: the directory, shards, encoder or storage do not fit.
             ShardError: the files of a shard do not.
             EngineError: writing failed; shards that were finished stay.
         """
+        options = options or LoadOptions()
         planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
-        opened = [read.open_shard(shard) for shard in planned]
+        opened = load.open_all(planned, options)
         made_by = plan.encoder_of(Path(directory))
         given = self._chosen.name
         if made_by and given and made_by != given:
             raise EncoderMismatch(collection=str(directory), stored=made_by, given=given, kind="folder")
         info = self._before_writing(storage)
         if info is None:
-            info = load.describe_new(
-                self.name, opened[0], given or made_by, self._chosen.dim, storage or DEFAULT_STORAGE
-            )
-            return load.load_new(self.engine, info, opened, progress)
+            info = load.describe_new(self.name, opened, given or made_by, self._chosen.dim, storage or DEFAULT_STORAGE)
+            return load.load_new(self.engine, info, opened, options, progress)
         if made_by and info.encoder and made_by != info.encoder:
             raise EncoderMismatch(collection=self.name, stored=info.encoder, given=made_by)
-        return load.load(self.engine, info, opened, progress)
+        return load.load(self.engine, info, opened, options, progress)
 
     def add(
         self,

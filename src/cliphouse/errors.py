@@ -25,6 +25,7 @@
         InvalidEmbedding              exit 3  http 422
         InvalidRow                    exit 3  http 422
         ShardConflict                 exit 3  http 409
+        ShardBusy                     exit 3  http 409
       WeightsError                    exit 3  http 503  an encoder's files must change
         InvalidCheckpoint             exit 3  http 422
         ChecksumMismatch              exit 3  http 503
@@ -267,6 +268,20 @@ class ShardConflict(ShardError):
     """A shard of this number was already loaded from other files."""
 
     http_status = 409
+
+
+class ShardBusy(ShardError):
+    """Another loader is bringing in this shard."""
+
+    http_status = 409
+
+    def __init__(self, holder: str, *, idle_seconds: int, lease_seconds: int, shard: int) -> None:
+        super().__init__(
+            f"{holder} is loading it, and wrote {idle_seconds} s ago; leave it to that loader, or if it is dead, load "
+            f"again in {max(0, lease_seconds - idle_seconds)} s",
+            shard=shard,
+        )
+        self.holder, self.idle_seconds = holder, idle_seconds
 
 
 class WeightsError(CliphouseError):

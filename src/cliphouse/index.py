@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from cliphouse.engine import Engine, machine_memory_bytes
 from cliphouse.errors import EngineError, InsufficientMemory, UsageError
 from cliphouse.schema import (
+    MERGE_LIMIT_BYTES,
     IndexDefinition,
     add_index,
     drop_index,
     identifier,
     index_name,
     materialize_index,
+    merge_limit,
     parse_index,
 )
 from cliphouse.types import CollectionInfo, IndexConfig, IndexState, Progress, ProgressCallback, Query
@@ -142,7 +144,7 @@ def drop(engine: Engine, collection: str, column: str) -> str:
         raise UsageError(f"{column} of {collection!r} has no vector index")
     engine.command(drop_index(collection, existing.definition.name))
     if len(definitions(engine, collection)) == 0:
-        engine.command(f"ALTER TABLE {identifier(collection)} RESET SETTING max_bytes_to_merge_at_max_space_in_pool")
+        engine.command(f"ALTER TABLE {identifier(collection)} MODIFY SETTING {merge_limit(MERGE_LIMIT_BYTES)}")
     return existing.definition.name
 
 
@@ -281,6 +283,4 @@ def _protect(engine: Engine, collection: str) -> None:
     Smaller new parts still merge with each other; the next build takes them in.
     """
     largest = max(part.bytes_on_disk for part in _parts(engine, collection))
-    engine.command(
-        f"ALTER TABLE {identifier(collection)} MODIFY SETTING max_bytes_to_merge_at_max_space_in_pool = {largest}"
-    )
+    engine.command(f"ALTER TABLE {identifier(collection)} MODIFY SETTING {merge_limit(largest)}")

@@ -43,7 +43,7 @@ def exact(info: CollectionInfo, target: NDArray[np.float32], params: SearchParam
     distance = _distance(params, "{target:Array(Float32)}")
     sql = (
         f"SELECT {_list(selected(params))}, {distance} AS distance\n"
-        f"FROM {identifier(info.name)}\n{_where(params)}"
+        f"FROM {identifier(info.name)}\n{_where(info, params)}"
         f"ORDER BY distance, id\nLIMIT {params.k}"
     )
     return Query(sql=_with_settings(sql, _NO_INDEX, *(_CACHED if cached else ())), parameters=_target(target))
@@ -63,7 +63,7 @@ def scan(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams
         f"FROM\n(\n"
         f"    SELECT {columns}, {identifier(params.embedding_column)}, "
         f"{_distance(params, '{rounded_target:Array(BFloat16)}')} AS rounded_distance\n"
-        f"    FROM {identifier(info.name)}\n{_where(params, indent='    ')}"
+        f"    FROM {identifier(info.name)}\n{_where(info, params, indent='    ')}"
         f"    ORDER BY rounded_distance\n    LIMIT {shortlist(params.k)}\n"
         f")\nORDER BY distance, id\nLIMIT {params.k}"
     )
@@ -101,7 +101,7 @@ def by_index(info: CollectionInfo, target: NDArray[np.float32], params: SearchPa
     sql = (
         f"SELECT *\nFROM\n(\n"
         f"    SELECT {_list(selected(params))}, {distance} AS distance\n"
-        f"    FROM {identifier(info.name)}\n{_where(params, indent='    ', skip_empty=False)}"
+        f"    FROM {identifier(info.name)}\n{_where(info, params, indent='    ', skip_empty=False)}"
         f"    ORDER BY distance\n    LIMIT {params.k}\n"
         f")\nORDER BY distance, id"
     )
@@ -127,11 +127,11 @@ def _distance(params: SearchParams, reference: str) -> str:
     return f"cosineDistance({identifier(params.embedding_column)}, {reference})"
 
 
-def _where(params: SearchParams, *, indent: str = "", skip_empty: bool = True) -> str:
-    """The WHERE clause. Rows without a text embedding have an empty array, which has no distance to anything."""
+def _where(info: CollectionInfo, params: SearchParams, *, indent: str = "", skip_empty: bool = True) -> str:
+    """The WHERE clause. Rows without an embedding have an empty array, which has no distance to anything."""
     conditions = []
-    if params.column == "text" and skip_empty:
-        conditions.append("notEmpty(`text_embedding`)")
+    if skip_empty and (params.column == "text" or info.gaps):
+        conditions.append(f"notEmpty({identifier(params.embedding_column)})")
     if params.where:
         conditions.append(f"({params.where}\n{indent})")  # the line break ends a trailing comment
     return f"{indent}WHERE {' AND '.join(conditions)}\n" if conditions else ""

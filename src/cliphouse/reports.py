@@ -14,7 +14,8 @@ class Status:
     """A collection as it stands; sizes in bytes.
 
     `total_bytes` is all that the table has on disk, indexes included; `disk_bytes` is by column, and 0 for columns of
-    small parts that keep all columns in one file. `encoder` is "" when unnamed.
+    small parts that keep all columns in one file. `encoder` is "" when unnamed. `quarantined` are shards that were
+    passed over, and why; `left_out` and `kept` count bad rows by kind, as the loads reported them.
     """
 
     collection: str
@@ -28,16 +29,27 @@ class Status:
     total_bytes: int
     disk_bytes: Mapping[str, int]
     indexes: tuple[IndexState, ...]
+    quarantined: Mapping[int, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What a load did: shards and rows brought in, and shards that were there already."""
+    """What a load did: rows and shards brought in, and shards that were there already.
+
+    Of `rows_read` rows in the files `left_out` counts, by kind, those that are not in the table, and `kept` those that
+    are in spite of what is wrong with them. `quarantined` are shards that were passed over, and why.
+    """
 
     rows: int
+    rows_read: int
     loaded: tuple[int, ...]
     skipped: tuple[int, ...]
     seconds: float
+    quarantined: Mapping[int, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
     #: Vector indexes that do not cover the new rows yet.
     stale_indexes: tuple[str, ...] = ()
 

@@ -18,7 +18,7 @@ METADATA_COLUMNS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "url": ("String", ("url",)),
     "caption": ("String", ("caption", "text")),
     "NSFW": ("LowCardinality(String)", ("nsfw",)),
-    "similarity": ("Float32", ("similarity",)),
+    "similarity": ("Nullable(Float32)", ("similarity",)),
     "license": ("LowCardinality(String)", ("license",)),
     "width": ("Int32", ("width",)),
     "height": ("Int32", ("height",)),
@@ -26,14 +26,22 @@ METADATA_COLUMNS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "original_height": ("Int32", ("original_height",)),
     "key": ("String", ("key",)),
     "image_path": ("String", ("image_path",)),
+    "md5": ("String", ("md5",)),
+    "sha256": ("String", ("sha256",)),
 }
 #: A picture without any of these could not be shown or read about.
 DESCRIBING_COLUMNS = ("url", "caption", "image_path")
 EMBEDDING_COLUMNS = ("image_embedding", "text_embedding")
+#: What a shard fills, in this order, as far as the table has it.
 INSERT_COLUMNS = ("id", *METADATA_COLUMNS, *EMBEDDING_COLUMNS)
+#: The tutorial's seven, which searching and loading need.
+NEEDED_COLUMNS = ("id", "url", "caption", "NSFW", "similarity", *EMBEDDING_COLUMNS)
 
 #: A file a column in small parts too: a scan reads its column alone, and each column's size is known.
 _WIDE = "min_bytes_for_wide_part = 0"
+#: Parts that together exceed this are not merged in the background. A LAION shard is a part of 2 GB: merging shards
+#: would write every byte again, and again, and an exact search has to read them all anyway. Small parts still merge.
+MERGE_LIMIT_BYTES = 2**30
 _ELEMENT: Mapping[Storage, str] = {"bfloat16": "BFloat16", "float32": "Float32"}
 
 
@@ -70,15 +78,26 @@ def create_table(info: CollectionInfo) -> str:
     lines.append(f"`row` Int32 ALIAS id % {ROWS_PER_SHARD}")
     columns = ",\n    ".join(lines)
     return (
-        f"CREATE TABLE {identifier(info.name)}\n(\n    {columns}\n)\n"
-        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {_WIDE}\nCOMMENT {literal(to_comment(info))}"
+        f"CREATE TABLE IF NOT EXISTS {identifier(info.name)}\n(\n    {columns}\n)\n"
+        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {_WIDE}, {merge_limit(MERGE_LIMIT_BYTES)}\n"
+        f"COMMENT {literal(to_comment(info))}"
     )
+
+
+def merge_limit(limit_bytes: int) -> str:
+    """The table setting that keeps background merges away from parts which together are larger."""
+    return f"max_bytes_to_merge_at_max_space_in_pool = {limit_bytes}"
 
 
 def to_comment(info: CollectionInfo) -> str:
     """What the collection remembers, as the table's comment: created, renamed and copied with the table itself."""
     facts = {"encoder": info.encoder, "dim": info.dim, "distance": info.distance, "storage": info.storage}
-    return json.dumps({"cliphouse": 1} | facts)
+    return json.dumps({"cliphouse": 1} | facts | ({"gaps": True} if info.gaps else {}))
+
+
+def set_comment(info: CollectionInfo) -> str:
+    """Let the table remember `info`."""
+    return f"ALTER TABLE {identifier(info.name)} MODIFY COMMENT {literal(to_comment(info))}"
 
 
 def from_comment(name: str, comment: str, columns: Mapping[str, str]) -> CollectionInfo:
@@ -96,7 +115,12 @@ def from_comment(name: str, comment: str, columns: Mapping[str, str]) -> Collect
     if not known:
         return CollectionInfo(name=name, encoder="", dim=0, storage=storage, columns=columns)
     return CollectionInfo(
-        name=name, encoder=str(facts["encoder"]), dim=int(facts["dim"]), storage=storage, columns=columns
+        name=name,
+        encoder=str(facts["encoder"]),
+        dim=int(facts["dim"]),
+        storage=storage,
+        columns=columns,
+        gaps=bool(facts.get("gaps")),
     )
 
 
@@ -105,31 +129,57 @@ def ledger_name(collection: str) -> str:
     return f"{collection}_shards"
 
 
+#: The ledger's columns. A shard's last row counts; `state` says how far it is, `left_out` and `kept` count bad rows.
+LEDGER_COLUMNS: Mapping[str, str] = {
+    "shard": "Int32",
+    "state": "LowCardinality(String) DEFAULT 'loaded'",
+    "rows": "UInt64",
+    "rows_read": "UInt64",
+    "deleted": "UInt64",
+    "has_text": "Bool",
+    "fingerprint": "String",
+    "checksums": "Map(String, String)",
+    "left_out": "Map(String, UInt64)",
+    "kept": "Map(String, UInt64)",
+    "reason": "String",
+    "source": "String",
+    "seconds": "Float32",
+    "loaded_at": "DateTime DEFAULT now()",
+}
+
+
 def create_ledger(collection: str) -> str:
-    """The ledger: one row a loaded shard. Written rarely and never to be lost, so each insert is fsynced."""
+    """The ledger: what became of each shard. Written rarely and never to be lost, so each insert is fsynced."""
+    columns = ",\n".join(f"    {identifier(name)} {kind}" for name, kind in LEDGER_COLUMNS.items())
     return (
-        f"CREATE TABLE IF NOT EXISTS {identifier(ledger_name(collection))}\n(\n"
-        "    `shard` Int32,\n    `rows` UInt64,\n    `has_text` Bool,\n    `fingerprint` String,\n"
-        "    `source` String,\n    `loaded_at` DateTime DEFAULT now()\n)\n"
+        f"CREATE TABLE IF NOT EXISTS {identifier(ledger_name(collection))}\n(\n{columns}\n)\n"
         "ENGINE = ReplacingMergeTree\nORDER BY shard\n"
         "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
     )
 
 
-def staging_name(collection: str, shard: int) -> str:
-    """The table a shard is written to before it joins the collection as a whole."""
-    return f"{collection}_loading_{shard}"
+def staging_prefix(collection: str) -> str:
+    """What the names of a collection's staging tables begin with."""
+    return f"{collection}_loading_"
 
 
-def create_staging(collection: str, shard: int, mark: str) -> str:
-    """An empty table that parts of the collection can come from; it builds no vector index of its own.
+def staging_name(collection: str, shard: int, token: str) -> str:
+    """The table that one attempt writes a shard to before it joins the collection as a whole."""
+    return f"{staging_prefix(collection)}{shard}_{token}"
 
-    Its comment is `mark`, the fingerprint of the files that fill it.
+
+def create_staging(collection: str, staging: str, holder: str) -> str:
+    """An empty table that parts of the collection can come from; `holder` says whose it is.
+
+    It builds no vector index of its own and merges nothing until it is told to, and then once. Inserts that carry a
+    token are taken once, however often the driver sends them.
     """
     return (
-        f"CREATE TABLE {identifier(staging_name(collection, shard))} AS {identifier(collection)}\n"
-        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {_WIDE}, materialize_skip_indexes_on_merge = 0\n"
-        f"COMMENT {literal(mark)}"
+        f"CREATE TABLE {identifier(staging)} AS {identifier(collection)}\n"
+        f"ENGINE = MergeTree\nORDER BY id\n"
+        f"SETTINGS {_WIDE}, {merge_limit(1)}, materialize_skip_indexes_on_merge = 0, "
+        "non_replicated_deduplication_window = 10000, parts_to_delay_insert = 1000000, parts_to_throw_insert = 1000000\n"
+        f"COMMENT {literal(holder)}"
     )
 
 

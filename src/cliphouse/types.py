@@ -27,8 +27,8 @@ Modality = Literal["image", "text"]
 Storage = Literal["bfloat16", "float32"]
 Quantization = Literal["f64", "f32", "f16", "bf16", "i8", "b1"]
 SearchPath = Literal["exact", "hnsw"]
-#: What can be wrong with a row: a vector without a direction; a vector that is not of unit length; no url; no caption; no
-#: similarity, or one that no cosine can be; a tag outside LAION's three.
+#: What can be wrong with a row: a vector without a direction; a vector that is not of unit length; no url; no caption;
+#: no similarity, or one that no cosine can be; a tag outside LAION's three.
 RowKind = Literal["vector", "norm", "url", "caption", "similarity", "nsfw"]
 RowPolicy = Literal["keep", "skip", "fail"]
 ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
@@ -107,7 +107,7 @@ class CollectionInfo:
     """What a collection remembers of itself.
 
     `encoder` is "" when nobody named one. `dim` is 0 while a table made by hand is still empty.
-    `columns` maps each readable column to its ClickHouse type.
+    `columns` maps each readable column to its ClickHouse type. With `gaps`, there are rows without an image embedding.
     """
 
     name: str
@@ -115,6 +115,7 @@ class CollectionInfo:
     dim: int
     storage: Storage
     columns: Mapping[str, str] = field(default_factory=dict)
+    gaps: bool = False
     distance: Literal["cosineDistance"] = "cosineDistance"
 
 
@@ -184,8 +185,8 @@ class LoadOptions:
     """How to load, and what to do with what is not as it should be.
 
     `on_bad_row` is the policy for rows with a vector that has no direction, and for other kinds of dirt where they are
-    named: "skip", "fail,caption=skip", "nsfw=fail". `keep` stores what is good of a row. Without a name those others are
-    kept: they are common, and can be searched. `on_bad_shard` says whether a shard whose files are broken is listed
+    named: "skip", "fail,caption=skip", "nsfw=fail". `keep` stores what is good of a row. Without a name those others
+    are kept: they are common, and can be searched. `on_bad_shard` says whether a shard whose files are broken is listed
     and passed over. `similarity`: "recompute" fills missing and absurd ones in from the vectors. `columns` names, for
     columns of the table, the columns of the files that fill them where they have not the usual names. `workers` shards
     are loaded at a time.
@@ -211,15 +212,15 @@ class LoadOptions:
         return self._policies()[kind]
 
     def _policies(self) -> dict[RowKind, RowPolicy]:
-        policies: dict[RowKind, RowPolicy] = dict.fromkeys(ROW_KINDS, "keep") | {"vector": "skip"}
+        policies: dict[RowKind, RowPolicy] = {kind: "skip" if kind == "vector" else "keep" for kind in ROW_KINDS}
         for part in self.on_bad_row.split(","):
             kind, named, policy = part.strip().rpartition("=")
             if policy not in ROW_POLICIES or (named and kind not in ROW_KINDS):
                 raise UsageError(
-                    f"{part.strip()!r} is no policy for bad rows; write {', '.join(ROW_POLICIES)}, or KIND=POLICY with a "
-                    f"kind of {', '.join(ROW_KINDS)}"
+                    f"{part.strip()!r} is no policy for bad rows; write {', '.join(ROW_POLICIES)}, or KIND=POLICY with "
+                    f"a kind of {', '.join(ROW_KINDS)}"
                 )
-            policies[cast("RowKind", kind or "vector")] = cast("RowPolicy", policy)
+            policies[cast("RowKind", kind or "vector")] = policy
         return policies
 
 

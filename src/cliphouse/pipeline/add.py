@@ -18,14 +18,13 @@ from cliphouse.engine import Engine
 from cliphouse.engine.url import EmbeddedLocation
 from cliphouse.errors import DimensionMismatch, NoPictures, ShardError
 from cliphouse.index import definitions
-from cliphouse.pipeline import load
+from cliphouse.pipeline import ledger, load
 from cliphouse.pipeline.embed import EmbedOptions, run
 from cliphouse.pipeline.folder import EmbedFolder, paths_in, remove
-from cliphouse.pipeline.read import open_shard
 from cliphouse.pipeline.sources import Source
 from cliphouse.reports import EmbedReport, LoadReport
 from cliphouse.schema import identifier
-from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, Encoder, ProgressCallback, Query, Shard
+from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, Encoder, LoadOptions, ProgressCallback, Query, Shard
 
 #: Inside an embedded database's directory: on its disk, moved and deleted with it.
 WORK = "cliphouse-add"
@@ -112,7 +111,7 @@ class _Adder:
         if not self._exists:  # dropped since, and perhaps for what was in it
             return all(path.startswith(source.prefix) for path in paths)
         # Rows under its number may be this very shard, half recorded: `load` tells, and refuses any others.
-        begun = load.rows_present(self._engine, self._info.name, shard.number) > 0
+        begun = ledger.rows_present(self._engine, self._info.name, shard.number) > 0
         return begun or self.paths(os.path.commonpath(paths)).isdisjoint(paths)
 
     def paths(self, prefix: str) -> set[str]:
@@ -127,7 +126,7 @@ class _Adder:
 
     def next_number(self) -> int:
         """The number after all that the ledger and the table know."""
-        return max([*load.ledger(self._engine, self._info.name), self._last_number()], default=-1) + 1
+        return max([*ledger.entries(self._engine, self._info.name), self._last_number()], default=-1) + 1
 
     def _last_number(self) -> int:
         if not self._exists:
@@ -138,7 +137,8 @@ class _Adder:
 
     def _load(self, shard: Shard) -> None:
         enter = load.load if self._exists else load.load_new
-        loaded: LoadReport = enter(self._engine, self._info, [open_shard(shard)], None)
+        options = LoadOptions()
+        loaded: LoadReport = enter(self._engine, self._info, load.open_all([shard], options), options, None)
         self.stale_indexes = loaded.stale_indexes
         if not self._exists:
             self._info = catalog.find(self._engine, self._info.name) or self._info

@@ -83,7 +83,7 @@ class Cleaner:
         self._similarity(metadata, rows, found)
         self.tally.rows_read += len(rows.numbers)
         self.tally.gaps += int(np.count_nonzero(image.bad & ~found.out))
-        return _select(~found.out, rows.numbers, image.vectors(), text and text.vectors(), metadata)
+        return _select(~found.out, rows.numbers, image.vectors(), text.vectors() if text else None, metadata)
 
     def _vectors(self, raw: NDArray[np.floating]) -> _Measured:
         if self._storage == "bfloat16":

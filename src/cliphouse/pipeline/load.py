@@ -1,134 +1,275 @@
-"""A shard enters the collection whole or not at all."""
+"""Shards enter the collection, each whole or not at all, once."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 
-from pyarrow import ArrowException
-
-from cliphouse import index
+from cliphouse import catalog, index
 from cliphouse.encoders import LAION_ENCODER, known_dim
 from cliphouse.engine import Engine
-from cliphouse.errors import DimensionMismatch, ShardConflict, ShardError, UsageError
-from cliphouse.pipeline.native import block
-from cliphouse.pipeline.plan import pending
-from cliphouse.pipeline.read import Batch, OpenShard, batches, fingerprint
+from cliphouse.errors import CliphouseError, DimensionMismatch, EngineError, ShardConflict, ShardError, UsageError
+from cliphouse.pipeline import ledger
+from cliphouse.pipeline.enter import Entrance
+from cliphouse.pipeline.ledger import Entry
+from cliphouse.pipeline.read import open_shard
+from cliphouse.pipeline.rows import OpenShard
+from cliphouse.pipeline.staging import drop, sweep
 from cliphouse.reports import LoadReport
 from cliphouse.schema import (
-    INSERT_COLUMNS,
-    create_ledger,
-    create_staging,
+    NEEDED_COLUMNS,
     create_table,
     identifier,
     ledger_name,
-    staging_name,
 )
-from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, Progress, ProgressCallback, Query, Storage
-
-#: One insert carries about this much: its vectors make one large part, and the driver spools it to a file.
-_INSERT_BYTES = 512 * 2**20
+from cliphouse.types import CollectionInfo, LoadOptions, ProgressCallback, Shard, Storage
 
 
-def describe_new(name: str, shard: OpenShard, encoder: str | None, dim: int | None, storage: Storage) -> CollectionInfo:
-    """The collection that `shard` begins. Without the name of an encoder, 512 dimensions are taken for LAION's.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What opening some shards gave: those that can be read, and why others cannot."""
+
+    shards: Sequence[OpenShard]
+    broken: Mapping[int, tuple[str, CliphouseError]] = field(default_factory=dict)
+
+
+def open_all(shards: Iterable[Shard], options: LoadOptions) -> Opened:
+    """Open shards, which checks all that can be checked without reading their vectors.
+
+    Raises:
+        ShardError, DimensionMismatch: one is broken, and the options do not say to pass it over.
+    """
+    opened, broken = [], {}
+    for shard in shards:
+        try:
+            opened.append(open_shard(shard, options.columns))
+        except (ShardError, DimensionMismatch) as error:
+            if options.on_bad_shard == "fail":
+                raise
+            broken[shard.number] = (str(shard.image_embeddings), error)
+    return Opened(opened, broken)
+
+
+def describe_new(name: str, opened: Opened, encoder: str | None, dim: int | None, storage: Storage) -> CollectionInfo:
+    """The collection that the first of these shards begins. Without an encoder's name, 512 dimensions are LAION's.
 
     Raises:
         DimensionMismatch: the encoder's vectors have another length than the shard's.
+        ShardError: not one shard can be read.
     """
+    if not opened.shards:
+        raise next(error for _, error in opened.broken.values())
+    shard = opened.shards[0]
     if encoder is None:
         encoder = LAION_ENCODER if known_dim(LAION_ENCODER) == shard.dim else ""
     dim = dim or known_dim(encoder)
     if dim is not None and dim != shard.dim:
-        raise DimensionMismatch(
-            what=str(shard.shard.image_embeddings), given=shard.dim, expected=dim, owner=f"the encoder {encoder}"
-        )
+        raise DimensionMismatch(what=shard.source, given=shard.dim, expected=dim, owner=f"the encoder {encoder}")
     return CollectionInfo(name=name, encoder=encoder, dim=shard.dim, storage=storage)
 
 
 def load_new(
-    engine: Engine, info: CollectionInfo, opened: Sequence[OpenShard], progress: ProgressCallback | None
+    engine: Engine, info: CollectionInfo, opened: Opened, options: LoadOptions, progress: ProgressCallback | None
 ) -> LoadReport:
     """Create the collection and load into it; if not one shard gets in, leave nothing behind."""
-    _check_dims(info, opened)
-    _drop(engine, ledger_name(info.name))  # of a table that was dropped by hand
+    drop(engine, ledger_name(info.name))  # of a table that was dropped by hand
     engine.command(create_table(info))
+    info = catalog.find(engine, info.name) or info
     try:
-        return load(engine, info, opened, progress)
+        return load(engine, info, opened, options, progress)
     except BaseException:
-        if not ledger(engine, info.name):
-            for table in (info.name, ledger_name(info.name)):
-                _drop(engine, table)
+        if not any(entry.state != "quarantined" for entry in ledger.entries(engine, info.name).values()):
+            _drop_if_empty(engine, info.name)
         raise
 
 
 def load(
-    engine: Engine, info: CollectionInfo, opened: Sequence[OpenShard], progress: ProgressCallback | None
+    engine: Engine, info: CollectionInfo, opened: Opened, options: LoadOptions, progress: ProgressCallback | None
 ) -> LoadReport:
     """Bring in the shards that the ledger does not have.
 
     Raises:
         DimensionMismatch: a shard's vectors are of another length than the collection's.
-        ShardConflict: a shard of this number came from other files.
-        UsageError: rows without text embeddings would meet an index over them.
-        ShardError: a file is bad; the shards before it are in.
+        ShardConflict, ShardBusy: a shard of this number came from other files, or is just coming.
+        UsageError: rows without embeddings would meet an index over them.
+        ShardError: a shard is bad, and the options do not say to pass it over; those that were finished stay.
     """
-    started = time.perf_counter()
-    _check_dims(info, opened)
-    check_columns(info)
-    _check_text_index(engine, info, opened)
-    engine.command(create_ledger(info.name))
-    recorded = ledger(engine, info.name)
-    done = set()
-    for each in opened:
-        number = each.shard.number
-        if number not in recorded or (each.rows and not rows_present(engine, info.name, number)):
-            continue  # new, or loaded once and deleted or truncated since
-        if fingerprint(each.shard) != recorded[number]:
+    return _Load(engine, info, options, progress).run(opened)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What came of one shard: its line in the ledger, or why it was passed over; `fresh` if it came in now."""
+
+    entry: Entry | None = None
+    error: CliphouseError | None = None
+    fresh: bool = False
+
+
+class _Load:
+    """One run of the loader."""
+
+    def __init__(
+        self, engine: Engine, info: CollectionInfo, options: LoadOptions, progress: ProgressCallback | None
+    ) -> None:
+        self._engine, self._info, self._options, self._progress = engine, info, options, progress
+        self._entrance = Entrance(engine, info, options, progress)
+
+    def run(self, opened: Opened) -> LoadReport:
+        """Load, and report."""
+        started = time.perf_counter()
+        check_columns(self._info)
+        self._check_indexes(opened.shards)
+        ledger.prepare(self._engine, self._info.name)
+        sweep(self._engine, self._info.name)
+        known = ledger.entries(self._engine, self._info.name)
+        outcomes = {number: _Outcome(error=error) for number, (_, error) in opened.broken.items()}
+        for number, (source, error) in opened.broken.items():
+            self._quarantine(number, source, error, known.get(number))
+        todo = []
+        for shard in opened.shards:
+            try:
+                self._check_dim(shard)
+                entry = self._settled(shard, known.get(shard.number))
+            except (ShardError, DimensionMismatch) as error:
+                outcomes[shard.number] = self._passed_over(shard, error, known.get(shard.number))
+                continue
+            if entry is None:
+                todo.append(shard)
+            else:
+                outcomes[shard.number] = _Outcome(entry)
+        outcomes |= self._bring_in_all(todo, known)
+        return self._report(outcomes, time.perf_counter() - started)
+
+    def _bring_in_all(self, todo: Sequence[OpenShard], known: Mapping[int, Entry]) -> dict[int, _Outcome]:
+        """Load these shards, some at a time, until all are in or one fails."""
+        outcomes: dict[int, _Outcome] = {}
+        pool = ThreadPoolExecutor(self._options.workers, thread_name_prefix="cliphouse-load")
+        try:
+            running: dict[Future[_Outcome], OpenShard] = {}
+            for position, shard in enumerate(todo, 1):
+                label = f"shard {shard.number} ({position} of {len(todo)})"
+                running[pool.submit(self._one, shard, label, known.get(shard.number))] = shard
+            while running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    outcomes[running.pop(future).number] = future.result()
+        except BaseException:
+            self._entrance.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            self._engine.cancel()
+            raise
+        finally:
+            pool.shutdown(wait=True)
+        return outcomes
+
+    def _one(self, shard: OpenShard, label: str, known: Entry | None) -> _Outcome:
+        try:
+            return _Outcome(self._entrance.bring_in(shard, label), fresh=True)
+        except ShardError as error:
+            return self._passed_over(shard, error, known)
+
+    # -- what is known already -----------------------------------------------------------------------------------------
+
+    def _settled(self, shard: OpenShard, entry: Entry | None) -> Entry | None:
+        """The shard's line if it is in; None if it is to be loaded.
+
+        Raises:
+            ShardConflict: its ids are taken by rows that are not its own.
+        """
+        present = ledger.rows_present(self._engine, self._info.name, shard.number)
+        same = entry is not None and entry.fingerprint == shard.fingerprint()
+        if entry is None or entry.state == "quarantined":
+            if not present:
+                return None
             raise ShardConflict(
-                f"it is loaded already, from other files than {each.shard.image_embeddings}; "
+                f"the collection holds {present} rows under its ids that the ledger does not know; "
+                f"delete them first: cliphouse delete --shard {shard.number}",
+                shard=shard.number,
+            )
+        if not present and entry.rows > entry.deleted:
+            return None  # dropped or truncated by hand; or its loader died before the rows joined
+        if not same:
+            raise ShardConflict(
+                f"it is loaded already, from other files than {shard.source}; "
                 "give these another number, or load them into another --collection",
-                shard=number,
+                shard=shard.number,
             )
-        done.add(number)
-    for number in done & _stagings(engine, info.name):
-        _drop(engine, staging_name(info.name, number))  # of a loader that died after its last step but one
-    by_number = {each.shard.number: each for each in opened}
-    todo = [shard.number for shard in pending([each.shard for each in opened], done)]
-    rows = 0
-    for position, number in enumerate(todo, 1):
-        rows += _load_shard(engine, info, by_number[number], f"shard {number} ({position} of {len(todo)})", progress)
-    return LoadReport(
-        rows=rows,
-        loaded=tuple(todo),
-        skipped=tuple(number for number in by_number if number not in todo),
-        seconds=time.perf_counter() - started,
-        stale_indexes=tuple(state.name for state in index.states(engine, info.name) if state.state != "ready"),
-    )
+        if entry.state == "joining":  # its loader died after the rows joined
+            if present != entry.rows:
+                raise ShardConflict(
+                    f"the collection holds {present} rows under its ids, and its loader, which died, was to bring "
+                    f"{entry.rows}; delete them first: cliphouse delete --shard {shard.number}",
+                    shard=shard.number,
+                )
+            entry = replace(entry, state="loaded")
+            ledger.write(self._engine, self._info.name, entry)
+        return entry
 
+    def _passed_over(self, shard: OpenShard, error: CliphouseError, known: Entry | None) -> _Outcome:
+        """A shard that cannot come in: listed, if the options say so."""
+        if self._options.on_bad_shard == "fail":
+            raise error
+        self._quarantine(shard.number, shard.source, error, known)
+        return _Outcome(error=error)
 
-def ledger(engine: Engine, collection: str) -> dict[int, str]:
-    """The loaded shards' numbers, with the fingerprint of the files each came from; empty if there is no ledger."""
-    table = identifier(ledger_name(collection))
-    if not engine.query(Query(sql=f"EXISTS {table}")).rows[0][0]:
-        return {}
-    return dict(engine.query(Query(sql=f"SELECT shard, fingerprint FROM {table} FINAL ORDER BY shard")).rows)
+    def _quarantine(self, number: int, source: str, error: CliphouseError, known: Entry | None) -> None:
+        if known is None or known.state == "quarantined":  # else its line tells of rows that are in the table
+            line = Entry(shard=number, state="quarantined", source=source, reason=str(error))
+            ledger.write(self._engine, self._info.name, line)
 
+    # -- what must fit -------------------------------------------------------------------------------------------------
 
-def _check_dims(info: CollectionInfo, opened: Iterable[OpenShard]) -> None:
-    for each in opened:
-        if info.dim not in (0, each.dim):
+    def _check_dim(self, shard: OpenShard) -> None:
+        if self._info.dim not in (0, shard.dim):
             raise DimensionMismatch(
-                what=str(each.shard.image_embeddings),
-                given=each.dim,
-                expected=info.dim,
-                owner=f"collection {info.name!r}",
+                what=shard.source,
+                given=shard.dim,
+                expected=self._info.dim,
+                owner=f"collection {self._info.name!r}",
             )
+
+    def _check_indexes(self, shards: Iterable[OpenShard]) -> None:
+        """Rows without an embedding cannot enter an index over it: merging them in would fail for ever."""
+        indexed = index.definitions(self._engine, self._info.name)
+        lacking = [shard.number for shard in shards if not shard.has_text]
+        if lacking and "text_embedding" in indexed:
+            raise UsageError(
+                f"shard {lacking[0]} has no text embeddings, and text_embedding has an index that needs one in every "
+                "row; drop it first: cliphouse index drop --column text"
+            )
+        if indexed and self._options.policy("vector") == "keep":
+            raise UsageError(
+                f"--on-bad-row keep stores rows without an embedding, and {next(iter(indexed))} has an index that "
+                "needs one in every row; use --on-bad-row skip, or drop the index first: cliphouse index drop"
+            )
+
+    def _report(self, outcomes: Mapping[int, _Outcome], seconds: float) -> LoadReport:
+        fresh = {number: each.entry for number, each in sorted(outcomes.items()) if each.fresh and each.entry}
+        return LoadReport(
+            rows=sum(entry.rows for entry in fresh.values()),
+            rows_read=sum(entry.rows_read for entry in fresh.values()),
+            loaded=tuple(fresh),
+            skipped=tuple(sorted(number for number, each in outcomes.items() if each.entry and not each.fresh)),
+            quarantined={number: str(each.error) for number, each in sorted(outcomes.items()) if each.error},
+            left_out=ledger.total(entry.left_out for entry in fresh.values()),
+            kept=ledger.total(entry.kept for entry in fresh.values()),
+            seconds=seconds,
+            stale_indexes=tuple(
+                state.name for state in index.states(self._engine, self._info.name) if state.state != "ready"
+            ),
+        )
 
 
 def check_columns(info: CollectionInfo) -> None:
-    """A table made by hand may lack columns that a shard fills; a collection about to be made has none to check."""
-    lacking = [column for column in INSERT_COLUMNS if info.columns and column not in info.columns]
+    """A table made by hand must have the columns that searching needs; a collection about to be made has none to check.
+
+    Raises:
+        UsageError: it has not.
+    """
+    lacking = [column for column in NEEDED_COLUMNS if info.columns and column not in info.columns]
     if lacking:
         raise UsageError(
             f"table {info.name!r} was not made by cliphouse and lacks the columns {', '.join(lacking)}; "
@@ -136,139 +277,12 @@ def check_columns(info: CollectionInfo) -> None:
         )
 
 
-def _check_text_index(engine: Engine, info: CollectionInfo, opened: Iterable[OpenShard]) -> None:
-    """Rows without a text embedding cannot enter a text index: merging them in would fail for ever."""
-    lacking = [each.shard.number for each in opened if each.text is None]
-    if lacking and "text_embedding" in index.definitions(engine, info.name):
-        raise UsageError(
-            f"shard {lacking[0]} has no text embeddings, and text_embedding has an index that needs one in every row; "
-            "drop it first: cliphouse index drop --column text"
-        )
-
-
-def _load_shard(
-    engine: Engine, info: CollectionInfo, opened: OpenShard, label: str, progress: ProgressCallback | None
-) -> int:
-    """Bring one shard in and record it in the ledger; return its rows.
-
-    The rows are written to a table of their own, merged there to one part, and join the collection in one atomic step.
-    Before that step a failure leaves no trace in the collection. After it the ledger entry follows and then the staging
-    table goes; a loader that dies in between is recognised by that table, whose comment names the files.
-
-    Raises:
-        ShardError: a file turns out to be bad on the way.
-        ShardConflict: the collection holds other rows under this shard's ids.
-    """
-    number, staging = opened.shard.number, staging_name(info.name, opened.shard.number)
-    mark = fingerprint(opened.shard)
-    present = rows_present(engine, info.name, number)
-    if present == 0 and opened.rows:
-        _write(engine, info, opened, create_staging(info.name, number, mark), label, progress)
-        engine.command(f"ALTER TABLE {identifier(info.name)} ATTACH PARTITION tuple() FROM {identifier(staging)}")
-    elif present and not (present == opened.rows and _comment(engine, staging) == mark):
-        raise ShardConflict(
-            f"the collection holds {present} rows under its ids that the ledger does not know; "
-            f"delete them first: DELETE FROM {info.name} WHERE shard = {number}",
-            shard=number,
-        )
-    _record(engine, info.name, opened, mark)
-    _drop(engine, staging)
-    return opened.rows
-
-
-def _write(
-    engine: Engine,
-    info: CollectionInfo,
-    opened: OpenShard,
-    create: str,
-    label: str,
-    progress: ProgressCallback | None,
-) -> None:
-    """Fill the shard's staging table, as one part; if that fails, remove it."""
-    staging = staging_name(info.name, opened.shard.number)
-    _drop(engine, staging)  # left behind by a killed loader
-    engine.command(create)
+def _drop_if_empty(engine: Engine, collection: str) -> None:
+    """Drop a collection that has no rows; another loader may just have brought some."""
     try:
-        for group in _groups(batches(opened), opened):
-            engine.insert_native(staging, INSERT_COLUMNS, _blocks(group, opened, info, label, progress))
-        engine.command(f"OPTIMIZE TABLE {identifier(staging)} FINAL")
-    except BaseException:
-        _drop(engine, staging)
-        raise
-
-
-def _groups(stream: Iterator[Batch], opened: OpenShard) -> Iterator[Iterator[Batch]]:
-    """The batches in runs of about _INSERT_BYTES, without holding more than one batch."""
-    row_bytes = opened.dim * 2 * (1 if opened.text is None else 2) + 256
-    rows_per_group = max(1, _INSERT_BYTES // row_bytes)
-    ahead = next(stream, None)
-
-    def group(first: Batch) -> Iterator[Batch]:
-        nonlocal ahead
-        limit = first.start + rows_per_group
-        while ahead is not None and ahead.start < limit:
-            yield ahead
-            ahead = next(stream, None)
-
-    while ahead is not None:
-        yield group(ahead)
-
-
-def _blocks(
-    group: Iterator[Batch], opened: OpenShard, info: CollectionInfo, label: str, progress: ProgressCallback | None
-) -> Iterator[bytes]:
-    for batch in group:
-        try:
-            yield from block(batch, shard=opened.shard.number, storage=info.storage)
-        except ArrowException as error:
-            raise ShardError(
-                f"{opened.shard.metadata} has a column that is neither text nor numbers: {error}".splitlines()[0],
-                shard=opened.shard.number,
-            ) from error
-        if progress:
-            progress(Progress(label=label, done=batch.start + len(batch.image), total=opened.rows))
-
-
-def rows_present(engine: Engine, collection: str, number: int) -> int:
-    """Rows in the table under a shard's ids."""
-    first = number * ROWS_PER_SHARD
-    sql = f"SELECT count() FROM {identifier(collection)} WHERE id BETWEEN {first} AND {first + ROWS_PER_SHARD - 1}"
-    return int(engine.query(Query(sql=sql)).rows[0][0])
-
-
-def _comment(engine: Engine, table: str) -> str | None:
-    sql = "SELECT comment FROM system.tables WHERE database = currentDatabase() AND name = {name:String}"
-    rows = engine.query(Query(sql=sql, parameters={"name": table})).rows
-    return str(rows[0][0]) if rows else None
-
-
-def _stagings(engine: Engine, collection: str) -> set[int]:
-    """The shards that have a staging table."""
-    sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, {prefix:String})"
-    prefix = staging_name(collection, 0).removesuffix("0")
-    endings = (
-        str(row[0]).removeprefix(prefix) for row in engine.query(Query(sql=sql, parameters={"prefix": prefix})).rows
-    )
-    return {int(ending) for ending in endings if ending.isdecimal()}
-
-
-def _drop(engine: Engine, table: str) -> None:
-    engine.command(f"DROP TABLE IF EXISTS {identifier(table)} SYNC")
-
-
-def _record(engine: Engine, collection: str, opened: OpenShard, mark: str) -> None:
-    sql = (
-        f"INSERT INTO {identifier(ledger_name(collection))} (shard, rows, has_text, fingerprint, source) "
-        "SELECT {shard:Int32}, {rows:UInt64}, {has_text:Bool}, {fingerprint:String}, {source:String}"
-    )
-    shard = opened.shard
-    engine.command(
-        sql,
-        {
-            "shard": shard.number,
-            "rows": opened.rows,
-            "has_text": opened.text is not None,
-            "fingerprint": mark,
-            "source": str(shard.image_embeddings),
-        },
-    )
+        engine.command(f"DROP TABLE IF EMPTY {identifier(collection)} SYNC")
+    except EngineError as error:
+        if error.name != "TABLE_NOT_EMPTY":
+            raise
+        return
+    drop(engine, ledger_name(collection))

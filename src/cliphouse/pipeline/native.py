@@ -127,7 +127,7 @@ def arrays(vectors: Vectors | None, rows: int) -> Iterator[Piece]:
     yield ends.tobytes()
     little = np.ascontiguousarray(stored, stored.dtype.newbyteorder("<"))
     if little.size:
-        yield memoryview(little).cast("B")
+        yield little.data.cast("B")
 
 
 def numbers(values: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -256,7 +256,7 @@ class _Stream:
         if self._npy.fortran:  # a row is spread over the whole file
             return np.ascontiguousarray(self._npy.map()[start : self._row])
         block = np.empty((rows, self._npy.dim), self._npy.dtype)
-        view = memoryview(block.view(np.uint8).reshape(-1))
+        view = block.view(np.uint8).reshape(-1).data
         filled = 0
         while filled < len(view):
             if not (count := self._file.readinto(view[filled:])):
@@ -267,6 +267,8 @@ class _Stream:
 
 
 def _open_parquet(shard: Shard) -> pq.ParquetFile:
+    if not shard.metadata.exists():
+        raise ShardError(f"{shard.image_embeddings} has no {shard.metadata.name}; download it", shard=shard.number)
     try:
         return pq.ParquetFile(shard.metadata)
     except (OSError, pa.ArrowException) as error:

@@ -73,7 +73,7 @@ def plan(directory: Path, wanted: Iterable[int] | None = None) -> list[Shard]:
 
     Raises:
         UnknownShard: a wanted shard has no image embeddings here.
-        ShardError: a shard has no metadata.
+        ShardError: a shard's number is too high.
     """
     files = discover(directory)
     present = files["image"].keys()
@@ -85,14 +85,13 @@ def plan(directory: Path, wanted: Iterable[int] | None = None) -> list[Shard]:
     for number in numbers:
         if number > MAX_SHARD:
             raise ShardError(f"shard numbers end at {MAX_SHARD}; rename its files", shard=number)
-        if number not in files["metadata"]:
-            raise ShardError(f"{files['image'][number]} has no metadata_{number}.parquet; download it", shard=number)
         shards.append(
             Shard(
                 number=number,
                 image_embeddings=files["image"][number],
                 text_embeddings=files["text"].get(number),
-                metadata=files["metadata"][number],
+                # One that is missing is a broken shard, as one that cannot be read: the opener says so.
+                metadata=files["metadata"].get(number, files["image"][number].with_name(f"metadata_{number}.parquet")),
             )
         )
     return shards

@@ -1,0 +1,152 @@
+"""One shard enters the collection: written aside, merged to one part, and joined in one step."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from pyarrow import ArrowException
+
+from cliphouse.engine import Engine
+from cliphouse.errors import ShardError
+from cliphouse.pipeline import ledger
+from cliphouse.pipeline.dirt import Cleaner
+from cliphouse.pipeline.ledger import Entry
+from cliphouse.pipeline.native import Piece, block
+from cliphouse.pipeline.prefetch import prefetched
+from cliphouse.pipeline.rows import Batch, OpenShard
+from cliphouse.pipeline.staging import staging
+from cliphouse.schema import INSERT_COLUMNS, identifier, set_comment
+from cliphouse.types import CollectionInfo, LoadOptions, Progress, ProgressCallback, Storage
+
+#: A block of rows has about this much of vectors: read, rounded and inserted as one, and one part until the merge.
+_BLOCK_BYTES = 64 * 2**20
+#: One insert carries about this much, so that a server answers well before anybody's patience ends.
+_INSERT_BYTES = 512 * 2**20
+
+
+class StoppedError(Exception):
+    """Raised in a worker that was told to stop; what it was at is given up."""
+
+
+class Entrance:
+    """The way into one collection. Several threads may use it, each for a shard of its own."""
+
+    def __init__(
+        self, engine: Engine, info: CollectionInfo, options: LoadOptions, progress: ProgressCallback | None
+    ) -> None:
+        self._engine, self._info, self._options, self._progress = engine, info, options, progress
+        self._columns = {name: info.columns[name] for name in INSERT_COLUMNS if name in info.columns}
+        self._stopped = threading.Event()
+        self._comment = threading.Lock()
+
+    def stop(self) -> None:
+        """Let every shard that is not yet in be given up at the next block."""
+        self._stopped.set()
+
+    def bring_in(self, shard: OpenShard, label: str) -> Entry:
+        """Load one shard and record it; return its line in the ledger.
+
+        The rows are written to a table of their own, merged there to one part, and join the collection in one atomic
+        step. Before that step a failure leaves no trace. The ledger says `joining` from before the step until after
+        it, so that a loader which dies in between is understood.
+
+        Raises:
+            ShardError: a file turns out to be bad on the way, or another loader is at it.
+            EngineError: ClickHouse failed.
+        """
+        started = time.perf_counter()
+        cleaner = Cleaner(shard, self._options, self._info.storage)
+        mark = shard.fingerprint()
+        with staging(self._engine, self._info.name, shard.number) as table:
+            try:
+                self._fill(table, shard, cleaner, mark, label)
+            except ArrowException as error:
+                raise ShardError(
+                    f"{shard.where('metadata', 0).rpartition(' row ')[0]} has a column that is neither text nor "
+                    f"numbers: {error}".splitlines()[0],
+                    shard=shard.number,
+                ) from error
+            tally = cleaner.tally
+            if tally.gaps:
+                self._remember_gaps()
+            entry = Entry(
+                shard=shard.number,
+                state="joining",
+                rows=tally.rows,
+                rows_read=tally.rows_read,
+                has_text=shard.has_text,
+                fingerprint=mark,
+                checksums=shard.checksums(),
+                left_out=tally.left_out,
+                kept=tally.kept,
+                source=shard.source,
+                seconds=time.perf_counter() - started,
+            )
+            ledger.write(self._engine, self._info.name, entry)
+            if tally.rows:
+                self._join(table)
+            entry = replace(entry, state="loaded", seconds=time.perf_counter() - started)
+            ledger.write(self._engine, self._info.name, entry)
+        return entry
+
+    def _fill(self, table: str, shard: OpenShard, cleaner: Cleaner, mark: str, label: str) -> None:
+        """Fill the staging table, as one part."""
+        row_bytes = _row_bytes(shard, self._info.storage)
+        read = shard.batches(max(1, _BLOCK_BYTES // row_bytes))
+        stream = prefetched(cleaner.clean(rows) for rows in read)
+        for number, group in enumerate(_groups(stream, max(1, _INSERT_BYTES // row_bytes))):
+            pieces = self._pieces(group, shard, label)
+            self._engine.insert_native(table, tuple(self._columns), pieces, token=f"{mark[:16]}:{number}")
+        self._check_stop()
+        self._engine.command(f"OPTIMIZE TABLE {identifier(table)} FINAL")
+        self._check_stop()
+
+    def _pieces(self, group: Iterable[Batch], shard: OpenShard, label: str) -> Iterator[Piece]:
+        for batch in group:
+            self._check_stop()
+            if not len(batch.numbers):
+                continue
+            yield from block(batch, shard=shard.number, storage=self._info.storage, columns=self._columns)
+            if self._progress:
+                self._progress(Progress(label=label, done=int(batch.numbers[-1]) + 1, total=shard.rows))
+
+    def _check_stop(self) -> None:
+        if self._stopped.is_set():
+            raise StoppedError
+
+    def _join(self, table: str) -> None:
+        """The atomic step: the part of the staging table becomes one of the collection's, by links to its files."""
+        self._engine.command(
+            f"ALTER TABLE {identifier(self._info.name)} ATTACH PARTITION tuple() FROM {identifier(table)}"
+        )
+
+    def _remember_gaps(self) -> None:
+        """Let searches know that there are rows without an image embedding, before there are."""
+        with self._comment:
+            if not self._info.gaps:
+                self._info = replace(self._info, gaps=True)
+                self._engine.command(set_comment(self._info))
+
+
+def _groups(stream: Iterator[Batch], rows: int) -> Iterator[Iterator[Batch]]:
+    """The batches in runs of about so many rows, without holding more than one."""
+    ahead = next(stream, None)
+
+    def group() -> Iterator[Batch]:
+        nonlocal ahead
+        count = 0
+        while ahead is not None and count < rows:
+            count += max(1, len(ahead.numbers))
+            yield ahead
+            ahead = next(stream, None)
+
+    while ahead is not None:
+        yield group()
+
+
+def _row_bytes(shard: OpenShard, storage: Storage) -> int:
+    """What the vectors of one row take in the table."""
+    return shard.dim * (2 if storage == "bfloat16" else 4) * (2 if shard.has_text else 1)
