@@ -48,7 +48,9 @@ _CREDENTIALS = {
 _WEB = ("http", "https")
 _SCHEMES = (*_CREDENTIALS, *_WEB)
 
-#: One request brings this much: far more than the time to the first byte costs, and little to bring twice.
+#: The two ends of a file, which tell what it is, are fetched when it is opened, and nothing else.
+_END = 64 * 2**10
+#: After that one request brings this much: far more than the time to the first byte costs, and little to bring twice.
 _BLOCK = 4 * 2**20
 #: So many blocks are under way ahead of a reader that goes from one to the next.
 _AHEAD = 4
@@ -74,11 +76,6 @@ def can_list(url: str) -> bool:
 def file_name(url: str) -> str:
     """The last part of an address, as a name."""
     return unquote(urlsplit(url).path.rpartition("/")[2])
-
-
-def shown(url: str) -> str:
-    """An address for messages and ledgers: without its query, which may be a key to it."""
-    return url.partition("?")[0]
 
 
 def files_below(url: str) -> list[str]:
@@ -114,11 +111,12 @@ class RemoteFile(io.RawIOBase):
         self._at = 0
         #: Blocks by number, the one that was wanted longest ago first.
         self._blocks: OrderedDict[int, Future[memoryview]] = OrderedDict()
-        #: How many blocks in a row were read before and with this one.
+        #: How many blocks were fetched ahead of those that were wanted last: one more each time, none at first.
         self._runs: dict[int, int] = {}
         self._pool = ThreadPoolExecutor(2 * _AHEAD, thread_name_prefix="cliphouse-storage")
-        self.size, self.etag = 0, ""
-        self.size, self.etag, _ = self._fetch(0, 4)
+        self.size, self.etag, head = self._fetch(0, _END)
+        tail = max(0, self.size - _END)
+        self._ends = {0: head, tail: self._load(tail, self.size) if tail else head}
 
     def readable(self) -> bool:
         """Always."""
@@ -140,6 +138,10 @@ class RemoteFile(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         """The next `size` bytes, fewer only at the end."""
         end = self.size if size is None or size < 0 else min(self.size, self._at + size)
+        for start, piece in self._ends.items():
+            if start <= self._at < end <= start + len(piece):
+                at, self._at = self._at, end
+                return bytes(piece[at - start : end - start])
         pieces = []
         while self._at < end:
             number, start = divmod(self._at, _BLOCK)
@@ -156,21 +158,21 @@ class RemoteFile(io.RawIOBase):
     def _block(self, number: int) -> memoryview:
         ahead = 0
         if number not in self._runs:
-            self._runs[number] = run = self._runs.pop(number - 1, 0) + 1
-            ahead = min(run, _AHEAD)
+            ahead = min(self._runs.pop(number - 1, -1) + 1, _AHEAD)
+            self._runs[number] = ahead
         for each in range(number, min(number + ahead + 1, -(-self.size // _BLOCK))):
             if each not in self._blocks:
-                self._blocks[each] = self._pool.submit(self._load, each)
+                self._blocks[each] = self._pool.submit(self._load, each * _BLOCK, (each + 1) * _BLOCK)
         self._blocks.move_to_end(number)
         while len(self._blocks) > _KEPT:
             dropped, _ = self._blocks.popitem(last=False)
             self._runs.pop(dropped, None)
         return self._blocks[number].result()
 
-    def _load(self, number: int) -> memoryview:
-        size, etag, block = self._fetch(number * _BLOCK, min(self.size, (number + 1) * _BLOCK))
+    def _load(self, start: int, end: int) -> memoryview:
+        size, etag, block = self._fetch(start, min(end, self.size))
         if (size, etag) != (self.size, self.etag):
-            raise SourceUnavailable(shown(self.url), "it was changed while it was read", "run the same command again")
+            raise SourceUnavailable(self.url, "it was changed while it was read", "run the same command again")
         return block
 
     def _fetch(self, start: int, end: int) -> tuple[int, str, memoryview]:
@@ -217,7 +219,7 @@ def _as_ours(url: str) -> Iterator[None]:
     """Say what obstore says inside in one line, with what can be done about it."""
     from obstore import exceptions
 
-    scheme, url = urlsplit(url).scheme, shown(url)
+    scheme = urlsplit(url).scheme
     try:
         yield
     except FileNotFoundError as error:
@@ -244,7 +246,10 @@ def _refusal(scheme: str) -> tuple[str, str]:
         return "its server refuses to give it", "use an address that holds its own permission, or download the file"
     if _has_credentials(scheme):
         return "the credentials in the environment may not read it", "use others, or check the address"
-    return "it is not public, or not there", f"set {_CREDENTIALS[scheme][0]} and what belongs to it, or check the address"
+    return (
+        "it is not public, or not there",
+        f"set {_CREDENTIALS[scheme][0]} and what belongs to it, or check the address",
+    )
 
 
 def _line(error: Exception) -> str:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import click
 
 from cliphouse.cli.options import database_options, encoder_option, format_option, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
 from cliphouse.collection import DEFAULT_STORAGE
+from cliphouse.errors import UsageError
 from cliphouse.index import describe
 from cliphouse.reports import Status
-from cliphouse.types import Storage, shard_ranges
+from cliphouse.types import LoadOptions, Storage, shard_ranges
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.option("--shards", metavar="RANGES", help="Which shards, for example 0-9,12; all by default.")
+@click.option(
+    "--map",
+    "mapped",
+    multiple=True,
+    metavar="COLUMN=SOURCE",
+    help="Fill a column of the table, for example image_embedding, from the parquet column SOURCE. Repeatable.",
+)
+@click.option(
+    "--first-shard",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Number merged parquet files N, N+1, ... in the order of their names, not by the numbers in these. The set of "
+    "files must then stay as it is: one that is added in between would move the numbers of others.",
+)
 @click.option(
     "--storage",
     type=click.Choice(["bfloat16", "float32"]),
@@ -27,24 +41,44 @@ from cliphouse.types import Storage, shard_ranges
 @encoder_option
 @database_options
 def load(
-    directory: Path, shards: str | None, storage: Storage | None, encoder: str | None, db: str, collection: str
+    source: str,
+    shards: str | None,
+    mapped: tuple[str, ...],
+    first_shard: int | None,
+    storage: Storage | None,
+    encoder: str | None,
+    db: str,
+    collection: str,
 ) -> None:
-    """Load LAION-layout shards from DIRECTORY into the collection.
+    """Load the shards at SOURCE into the collection.
 
-    A shard is img_emb_N.npy, metadata_N.parquet and, if there, text_emb_N.npy: all in DIRECTORY, or in its folders
-    img_emb, metadata and text_emb. Files are paired by N and their row counts compared before anything is written. A
-    shard enters whole or not at all; loading it again does nothing.
+    In the LAION layout a shard is img_emb_N.npy, metadata_N.parquet and, if there, text_emb_N.npy: all in the directory
+    SOURCE, or in its folders img_emb, metadata and text_emb. Files are paired by N and their row counts compared before
+    anything is written. A shard enters whole or not at all; loading it again does nothing.
+
+    A shard can also be one parquet file that holds the embeddings as lists. SOURCE is then the file, a directory of such
+    files, or an address: s3://, gs://, az:// (of a file or a folder), https:// (of a file). Its number is the one in the
+    file's name.
 
     \b
     Examples:
       cliphouse load ./shards
       cliphouse load ./shards --shards 0-9,12 --db /data/laion
+      cliphouse load s3://bucket/laion-5b/ --shards 1-3
+      cliphouse load train.parquet --map image_embedding=clip_vit --map caption=title
     """
     with (
         open_collection(db, collection, encoder=encoder, create=True) as opened,
         progress_bars() as progress,
     ):
-        report = opened.load(directory, shards=shards, storage=storage, progress=progress)
+        report = opened.load(
+            source,
+            shards=shards,
+            first_shard=first_shard,
+            storage=storage,
+            options=LoadOptions(columns=_mapping(mapped)),
+            progress=progress,
+        )
         info = opened.info()
     if report.loaded:
         rate = report.rows / report.seconds
@@ -58,6 +92,21 @@ def load(
         for name in report.stale_indexes:
             column = name.removesuffix("_index")
             click.echo(f"{name} does not cover the new rows yet: cliphouse index build --column {column}")
+
+
+def _mapping(mapped: tuple[str, ...]) -> dict[str, str]:
+    """Columns of the files by column of the table.
+
+    Raises:
+        UsageError: one is not written as COLUMN=SOURCE, or a column is named twice.
+    """
+    columns: dict[str, str] = {}
+    for each in mapped:
+        column, _, source = each.partition("=")
+        if not column or not source or column in columns:
+            raise UsageError(f"--map {each!r} is not COLUMN=SOURCE, or names its column again")
+        columns[column] = source
+    return columns
 
 
 @click.command()

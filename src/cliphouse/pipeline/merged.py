@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,16 +47,11 @@ class ParquetShard:
 
     def __init__(self, shard: MergedShard, facts: _Facts, columns: Mapping[str, str]) -> None:
         self.shard = shard
-        self.number, self.rows, self.dim = shard.number, facts.rows, facts.dim
-        self.has_text = facts.text is not None
+        self.number, self.source = shard.number, shard.source
+        self.rows, self.dim, self.has_text = facts.rows, facts.dim, facts.text is not None
         self._facts, self._sources = facts, columns
         self._columns = sorted({facts.image, *columns.values()} | ({facts.text} if facts.text else set()))
         self._piece = max(1, _PIECE_NUMBERS // self.dim)
-
-    @property
-    def source(self) -> str:
-        """The path or address, without a query."""
-        return storage.shown(self.shard.location) if storage.is_url(self.shard.location) else self.shard.location
 
     def where(self, column: str, row: int) -> str:  # noqa: ARG002  # one file holds all columns
         """The file, and the row in it."""
@@ -80,56 +75,54 @@ class ParquetShard:
         return {"merged": file_sum(Path(self.shard.location))}
 
     def batches(self, rows: int) -> Iterator[Rows]:
-        """All rows in order, in pieces small enough to decode in little memory."""
-        start = 0
+        """All rows in order, decoded a piece at a time, whatever the row groups."""
         with self._parquet() as parquet:
-            pieces = parquet.iter_batches(batch_size=min(rows, self._piece), columns=self._columns)
-            for record in pieces if self.rows else ():
-                yield self._rows(np.arange(start, start + record.num_rows), record)
-                start += record.num_rows
-        if start != self.rows:
-            raise ShardError(f"{self.source} gave {start} of {self.rows} rows; download it again", shard=self.number)
+            feed = _Feed(parquet.iter_batches(batch_size=min(rows, self._piece), columns=self._columns))
+            for start in range(0, self.rows, rows):
+                numbers = np.arange(start, min(start + rows, self.rows))
+                yield self._rows(numbers, feed.give(len(numbers)))
 
     def take(self, numbers: NDArray[np.int64]) -> Rows:
         """These rows; of the row groups that hold them, what lies before the last one is decoded, and dropped."""
         with self._parquet() as parquet:
-            found = list(self._taken(parquet, numbers))
-            nothing = parquet.schema_arrow.empty_table().select(self._columns).to_batches(1)[0]
-        parts = [self._rows(each, record) for each, record in found] or [self._rows(numbers, nothing)]
-        return Rows(
-            numbers=numbers,
-            image=np.concatenate([part.image for part in parts]),
-            text=np.concatenate([part.text for part in parts if part.text is not None]) if self.has_text else None,
-            metadata={
-                column: pa.chunked_array([part.metadata[column] for part in parts]).combine_chunks()
-                for column in self._sources
-            },
-        )
+            return self._rows(numbers, self._taken(parquet, numbers))
 
-    def _taken(
-        self, parquet: pq.ParquetFile, numbers: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], pa.RecordBatch]]:
-        begin = 0
+    def _taken(self, parquet: pq.ParquetFile, numbers: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+        end = 0
         for group in range(parquet.metadata.num_row_groups):
-            at, begin = begin, begin + parquet.metadata.row_group(group).num_rows
-            wanted = numbers[(numbers >= at) & (numbers < begin)]
+            at, end = end, end + parquet.metadata.row_group(group).num_rows
+            wanted = numbers[(numbers >= at) & (numbers < end)]
             if not len(wanted):
                 continue
             for record in parquet.iter_batches(batch_size=self._piece, row_groups=[group], columns=self._columns):
-                here = wanted[(wanted >= at) & (wanted < at + record.num_rows)]
+                here = wanted[(wanted >= at) & (wanted < at + record.num_rows)] - at
                 if len(here):
-                    yield here, record.take(pa.array(here - at))
+                    yield record.take(pa.array(here))
                 at += record.num_rows
                 if at > wanted[-1]:
                     break
 
-    def _rows(self, numbers: NDArray[np.int64], record: pa.RecordBatch) -> Rows:
-        return Rows(
-            numbers=numbers,
-            image=_vectors(record.column(self._facts.image), self.dim),
-            text=_vectors(record.column(self._facts.text), self.dim) if self._facts.text else None,
-            metadata={column: _plain(record.column(source)) for column, source in self._sources.items()},
-        )
+    def _rows(self, numbers: NDArray[np.int64], records: Iterable[pa.RecordBatch]) -> Rows:
+        """The rows of these numbers, put together from `records`."""
+        rows, facts = len(numbers), self._facts
+        image = np.empty((rows, self.dim), facts.dtype(facts.image))
+        text = np.empty((rows, self.dim), facts.dtype(facts.text)) if facts.text else None
+        metadata: dict[str, list[pa.Array]] = {column: [] for column in self._sources}
+        filled = 0
+        for record in records:
+            here = slice(filled, filled + record.num_rows)
+            _copy(record.column(facts.image), image[here])
+            if text is not None:
+                _copy(record.column(facts.text), text[here])
+            for column, source in self._sources.items():
+                metadata[column].append(_plain(record.column(source)))
+            filled += record.num_rows
+        if filled != rows:
+            raise ShardError(
+                f"{self.source} gave {filled} of {rows} rows that its footer promises; download it again",
+                shard=self.number,
+            )
+        return Rows(numbers, image, text, {name: pa.concat_arrays(parts) for name, parts in metadata.items() if parts})
 
     @contextmanager
     def _file(self) -> Iterator[Any]:
@@ -148,34 +141,32 @@ class ParquetShard:
 class _Facts:
     """What a file says of itself, and its embeddings' dimension, which only rows can tell if their lists may differ."""
 
-    def __init__(self, shard: MergedShard, file: Any, given: Mapping[str, str], shown: str) -> None:
+    def __init__(self, shard: MergedShard, file: Any, given: Mapping[str, str]) -> None:
         self.etag = file.etag if isinstance(file, storage.RemoteFile) else ""
         with _parquet(file) as parquet:
-            schema, self.rows = parquet.schema_arrow, parquet.metadata.num_rows
-            image = _find("image_embedding", schema, given, shard, shown)
-            self.text = _find("text_embedding", schema, given, shard, shown)
+            self.schema, self.rows = parquet.schema_arrow, parquet.metadata.num_rows
+            image, text = (_find(column, self.schema, given, shard) for column in EMBEDDING_COLUMNS)
             if image is None:
-                raise ShardError(_no_embeddings(shown, schema), shard=shard.number)
-            dim = _dim(parquet, image)
-            if dim is None:
-                raise ShardError(
-                    f"{shown} has no row with an embedding in {image}; leave it out, or name another column with "
-                    "--map image_embedding=COLUMN",
-                    shard=shard.number,
-                )
-            if not MIN_DIM <= dim <= MAX_DIM:
-                raise ShardError(
-                    f"{image} in {shown} has {dim} dimensions; embeddings have from {MIN_DIM} to {MAX_DIM}",
-                    shard=shard.number,
-                )
-            text_dim = _dim(parquet, self.text) if self.text else None
-        self.image, self.dim, self.names = image, dim, schema.names
-        if text_dim is None:  # a column without one embedding is as good as none
-            self.text = None
-        elif text_dim != dim:
-            raise DimensionMismatch(
-                what=f"{self.text} in {shown}", given=text_dim, expected=dim, owner=f"its column {image}"
+                raise _no_embeddings(self.schema, shard)
+            dim, text_dim = _length(parquet, image), _length(parquet, text) if text else None
+        if dim is None or not MIN_DIM <= dim <= MAX_DIM:
+            found = "no embedding" if dim is None else f"embeddings of {dim} numbers"
+            raise ShardError(
+                f"the column {image} of {shard.source} holds {found} in {self.rows} rows (from {MIN_DIM} to {MAX_DIM} "
+                "are wanted); leave the file out, or name another column with --map image_embedding=COLUMN",
+                shard=shard.number,
             )
+        self.image, self.dim = image, dim
+        if text is not None and text_dim not in (None, dim):
+            raise DimensionMismatch(
+                what=f"{text} in {shard.source}", given=text_dim or 0, expected=dim, owner=f"its column {image}"
+            )
+        self.text = text if text_dim else None  # a column without one embedding is as good as none
+
+    def dtype(self, column: str) -> np.dtype[np.floating]:
+        """Of the numbers in these lists."""
+        found: np.dtype[np.floating] = np.dtype(_lists(self.schema.field(column).type).value_type.to_pandas_dtype())
+        return found
 
 
 def open_merged(shard: MergedShard, columns: Mapping[str, str]) -> ParquetShard:
@@ -188,10 +179,26 @@ def open_merged(shard: MergedShard, columns: Mapping[str, str]) -> ParquetShard:
         ShardError: it is no parquet file, holds no embeddings, or cannot be read.
     """
     with _open(shard) as file:
-        shown = storage.shown(shard.location) if storage.is_url(shard.location) else shard.location
-        facts = _Facts(shard, file, columns, shown)
+        facts = _Facts(shard, file, columns)
     check_rows(facts.rows, shard.number)
-    return ParquetShard(shard, facts, sources(facts.names, columns, path=shown, shard=shard.number))
+    return ParquetShard(shard, facts, sources(facts.schema.names, columns, path=shard.source, shard=shard.number))
+
+
+class _Feed:
+    """Pieces of a table, given out again in other pieces."""
+
+    def __init__(self, pieces: Iterator[pa.RecordBatch]) -> None:
+        self._pieces, self._rest = pieces, None
+
+    def give(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """The next `rows` rows, or as many as there are."""
+        while rows > 0:
+            record = self._rest if self._rest is not None else next(self._pieces, None)
+            if record is None:
+                return
+            self._rest = record.slice(rows) if record.num_rows > rows else None
+            yield record.slice(0, rows)
+            rows -= record.num_rows
 
 
 @contextmanager
@@ -204,10 +211,9 @@ def _open(shard: MergedShard) -> Iterator[Any]:
     except SourceUnavailable as error:
         raise ShardError(str(error), shard=shard.number) from error
     except (OSError, pa.ArrowException) as error:
-        shown = storage.shown(location) if storage.is_url(location) else location
         line = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
         raise ShardError(
-            f"{shown} is not a whole parquet file: {line}; download it again", shard=shard.number
+            f"cannot read {shard.source} as a parquet file: {line}; download it again", shard=shard.number
         ) from error
 
 
@@ -215,74 +221,77 @@ def _parquet(file: Any) -> pq.ParquetFile:
     return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
 
 
-def _find(
-    column: str, schema: pa.Schema, given: Mapping[str, str], shard: MergedShard, shown: str
-) -> str | None:
-    """The column of the file that holds these embeddings."""
-    if column in given:
-        name = given[column]
-        if name not in schema.names:
-            raise UsageError(f"{shown} has no column {name!r} to fill {column} from; it has: {', '.join(schema.names)}")
-        if not _holds_vectors(schema.field(name).type):
-            raise ShardError(
-                f"{name} in {shown} is {schema.field(name).type}; embeddings are lists of float16, float32 or float64",
-                shard=shard.number,
-            )
-        return name
-    by_lower = {field.name.lower(): field.name for field in schema if _holds_vectors(field.type)}
-    return next((by_lower[name] for name in NAMES[column] if name in by_lower), None)
+def _find(column: str, schema: pa.Schema, given: Mapping[str, str], shard: MergedShard) -> str | None:
+    """The column of the file that holds these embeddings, by the name given or a known one."""
+    if (name := given.get(column)) is None:
+        by_lower = {field.name.lower(): field.name for field in schema if _lists(field.type)}
+        return next((by_lower[name] for name in NAMES[column] if name in by_lower), None)
+    if name not in schema.names:
+        raise UsageError(
+            f"{shard.source} has no column {name!r} to fill {column} from; it has: {', '.join(schema.names)}"
+        )
+    if not _lists(schema.field(name).type):
+        raise ShardError(
+            f"the column {name} of {shard.source} is of type {schema.field(name).type}; embeddings are lists of "
+            f"float16, float32 or float64; name another with --map {column}=COLUMN",
+            shard=shard.number,
+        )
+    return name
 
 
-def _no_embeddings(shown: str, schema: pa.Schema) -> str:
-    candidates = [field.name for field in schema if _holds_vectors(field.type)]
+def _no_embeddings(schema: pa.Schema, shard: MergedShard) -> ShardError:
+    lists = [field.name for field in schema if _lists(field.type)]
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    return (
-        f"{shown} has no column of embeddings by a known name, as lists of floats; it has: {columns or 'no columns'}; "
-        f"name one with --map {EMBEDDING_COLUMNS[0]}={candidates[0] if candidates else 'COLUMN'}"
+    return ShardError(
+        f"{shard.source} has no list of floats by a name that embeddings usually have; it has: {columns}; "
+        f"name one with --map image_embedding={lists[0] if lists else 'COLUMN'}",
+        shard=shard.number,
     )
 
 
-def _storage_type(kind: pa.DataType) -> pa.DataType:
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-
-
-def _holds_vectors(kind: pa.DataType) -> bool:
-    kind = _storage_type(kind)
+def _lists(kind: pa.DataType) -> Any:
+    """The list type of a column of vectors; None if it is none."""
+    if isinstance(kind, pa.BaseExtensionType):  # Arrow's tensors
+        kind = kind.storage_type
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return lists and pa.types.is_floating(kind.value_type)
+    return kind if lists and pa.types.is_floating(kind.value_type) else None
 
 
-def _dim(parquet: pq.ParquetFile, column: str) -> int | None:
+def _length(parquet: pq.ParquetFile, column: str) -> int | None:
     """The length that most lists have among the first rows with any; None if there are none."""
-    kind = _storage_type(parquet.schema_arrow.field(column).type)
+    kind = _lists(parquet.schema_arrow.field(column).type)
     if pa.types.is_fixed_size_list(kind):
         return int(kind.list_size)
-    if parquet.metadata.num_rows == 0:
-        return None
     for record in parquet.iter_batches(batch_size=_SAMPLE_ROWS, columns=[column]):
-        _, lengths = _places(record.column(column))
+        _, lengths = _places(record.column(0))
         if (lengths > 0).any():
             values, counts = np.unique(lengths[lengths > 0], return_counts=True)
             return int(values[np.argmax(counts)])
     return None
 
 
-def _vectors(column: pa.Array, dim: int) -> NDArray[np.floating]:
-    """Shape (rows, dim), without a copy if all lists are whole; else those that are not are NaN."""
+def _copy(column: pa.Array, out: NDArray[np.floating]) -> None:
+    """Put the lists into `out`, shape (rows, dim); one that is null or of another length becomes NaN."""
     starts, lengths = _places(column)
     values = column.storage.values if isinstance(column, pa.ExtensionArray) else column.values
-    numbers: NDArray[np.floating] = values.to_numpy(zero_copy_only=False)  # null as NaN
+    rows, dim = out.shape
     whole = lengths == dim
     if whole.all():
-        first = int(starts[0]) if len(starts) else 0
-        return numbers[first : first + dim * len(column)].reshape(len(column), dim)
-    result = np.full((len(column), dim), np.nan, numbers.dtype)
-    result[whole] = numbers[starts[whole, None] + np.arange(dim)]
-    return result
+        first = int(starts[0]) if rows else 0
+        out[:] = _numbers(values.slice(first, rows * dim)).reshape(rows, dim)
+        return
+    out[:] = np.nan
+    out[whole] = _numbers(values)[starts[whole, None] + np.arange(dim)]
+
+
+def _numbers(values: pa.Array) -> NDArray[np.floating]:
+    """The values as they lie in memory; if there are nulls among them, a copy with NaN."""
+    numbers: NDArray[np.floating] = values.to_numpy(zero_copy_only=False)
+    return numbers
 
 
 def _places(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each list begins among the values, and its length, 0 where it is null."""
+    """Where each list begins among all values, and its length, 0 where it is null."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if pa.types.is_fixed_size_list(column.type):
@@ -290,8 +299,8 @@ def _places(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         starts = (column.offset + np.arange(len(column))) * size
         lengths = np.full(len(column), size)
     else:
-        offsets = column.offsets.to_numpy()
-        starts, lengths = offsets[:-1].astype(np.int64), np.diff(offsets).astype(np.int64)
+        offsets = column.offsets.to_numpy().astype(np.int64)
+        starts, lengths = offsets[:-1], np.diff(offsets)
     if column.null_count:
         lengths[column.is_null().to_numpy(zero_copy_only=False)] = 0
     return starts, lengths
