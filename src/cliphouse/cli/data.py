@@ -56,9 +56,9 @@ def load(
     SOURCE, or in its folders img_emb, metadata and text_emb. Files are paired by N and their row counts compared before
     anything is written. A shard enters whole or not at all; loading it again does nothing.
 
-    A shard can also be one parquet file that holds the embeddings as lists. SOURCE is then the file, a directory of such
-    files, or an address: s3://, gs://, az:// (of a file or a folder), https:// (of a file). Its number is the one in the
-    file's name.
+    A shard can also be one parquet file that holds the embeddings as lists. SOURCE is then the file, a directory of
+    such files, or an address: s3://, gs://, az:// (of a file or a folder), https:// (of a file). Its number is the one
+    in the file's name.
 
     \b
     Examples:

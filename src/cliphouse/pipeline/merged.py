@@ -240,7 +240,8 @@ def _find(column: str, schema: pa.Schema, given: Mapping[str, str], shard: Merge
 
 
 def _no_embeddings(schema: pa.Schema, shard: MergedShard) -> ShardError:
-    lists = [field.name for field in schema if _lists(field.type)]
+    texts = NAMES["text_embedding"]
+    lists = [field.name for field in schema if _lists(field.type) and field.name.lower() not in texts]
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
     return ShardError(
         f"{shard.source} has no list of floats by a name that embeddings usually have; it has: {columns}; "
