@@ -68,7 +68,10 @@ def write_merged(
 
 @dataclass
 class Site:
-    """Files on the web, and what was asked of them. What `rule` says of a path is how its answers go wrong."""
+    """Files on the web, and which bytes were asked of them. `rule` says how the answers for a path go wrong:
+
+    `refuse`; `whole`, without ranges; `changing`, another file each time; `cut`, the first answer for any range.
+    """
 
     root: Path
     url: str = ""
@@ -95,11 +98,12 @@ def web(root: Path) -> Iterator[Site]:
                 self._answer(200, {}, content)
                 return
             start, end = int(match[1]), min(int(match[2]) + 1, len(content))
+            again = any(end == each for _, _, each in site.asked)
             site.asked.append((path, start, end))
             tag = f'"{len(site.asked)}"' if rule == "changing" else '"one"'
             headers = {"Content-Range": f"bytes {start}-{end - 1}/{len(content)}", "ETag": tag}
             body = content[start:end]
-            cut = rule == "cut" and len(body) > 1000 and len(site.asked) % 2 == 0
+            cut = rule == "cut" and not again
             self._answer(206, headers, body, len(body) // 2 if cut else len(body))
 
         def _answer(self, status: int, headers: dict[str, str], body: bytes, sent: int | None = None) -> None:

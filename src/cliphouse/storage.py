@@ -219,26 +219,29 @@ def _as_ours(url: str) -> Iterator[None]:
     """Say what obstore says inside in one line, with what can be done about it."""
     from obstore import exceptions
 
-    scheme = urlsplit(url).scheme
     try:
         yield
-    except FileNotFoundError as error:
-        bucket = re.search(r"NoSuchBucket|ContainerNotFound|bucket does not exist", str(error))
-        raise SourceUnavailable(
-            url, f"there is no such {'bucket' if bucket else 'file'}", "check the address"
-        ) from error
-    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-        raise SourceUnavailable(url, *_refusal(scheme)) from error
-    except exceptions.NotSupportedError as error:
-        raise SourceUnavailable(
-            url, "its server does not give parts of a file", "download the file, and load the copy"
-        ) from error
-    except exceptions.BaseError as error:
-        if "incorrectly configured region" in str(error) or "PermanentRedirect" in str(error):
-            raise SourceUnavailable(url, "the bucket is in another region", "name it in AWS_REGION") from error
-        raise SourceUnavailable(
-            url, _line(error), "check the address and the network, and run the same command again"
-        ) from error
+    except (FileNotFoundError, exceptions.BaseError) as error:
+        raise SourceUnavailable(url, *_reason(error, urlsplit(url).scheme)) from error
+
+
+def _reason(error: Exception, scheme: str) -> tuple[str, str]:
+    """What is wrong and what to do. Listing gives every failure one class, so that its text must tell."""
+    from obstore import exceptions
+
+    text = str(error)
+    if re.search(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist", text):
+        return "there is no such bucket", "check the address"
+    if isinstance(error, FileNotFoundError) or " 404 Not Found" in text:
+        return "there is no such file", "check the address"
+    refused = isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError))
+    if refused or re.search(r" (401 Unauthorized|403 Forbidden)", text):
+        return _refusal(scheme)
+    if isinstance(error, exceptions.NotSupportedError):
+        return "its server does not give parts of a file", "download the file, and load the copy"
+    if "incorrectly configured region" in text or "PermanentRedirect" in text:
+        return "the bucket is in another region", "name that in AWS_REGION"
+    return _line(error), "check the address and the network, and run the same command again"
 
 
 def _refusal(scheme: str) -> tuple[str, str]:

@@ -30,7 +30,9 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("AWS_", "GOOGLE_", "AZURE_")) or name.lower() in ("http_proxy", "all_proxy"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(storage, "_RETRIES", {"max_retries": 2, "backoff": {"init_backoff": timedelta(0), "base": 2}})
+    moment = timedelta(milliseconds=1)
+    backoff = {"init_backoff": moment, "max_backoff": 4 * moment, "base": 2}
+    monkeypatch.setattr(storage, "_RETRIES", {"max_retries": 2, "backoff": backoff})
 
 
 # -- on the web --------------------------------------------------------------------------------------------------------
@@ -201,8 +203,6 @@ def test_a_private_bucket_needs_credentials(s3: str, monkeypatch: pytest.MonkeyP
     address = "s3://private/laion/train-00000-of-00003.parquet"
     with pytest.raises(ShardError, match=f"{address}: it is not public, or not there; set AWS_ACCESS_KEY_ID"):
         _read(address)
-    with pytest.raises(SourceUnavailable, match="s3://private/laion/: it is not public"):
-        storage.files_below("s3://private/laion/")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
     assert _read(address)[0].rows == 8
@@ -224,6 +224,17 @@ def test_what_is_not_in_storage(
     assert refused.code in (2, 3)
     assert words in refused.err.replace("\n", " ")
     assert not (tmp_path / "db" / "laion").exists()
+
+
+def test_storage_that_must_not_be_listed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", site.url)
+    site.rule["/private"] = "refuse"
+    with pytest.raises(SourceUnavailable, match="s3://private/laion/: it is not public, or not there; set AWS_ACCESS"):
+        storage.files_below("s3://private/laion/")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+    with pytest.raises(SourceUnavailable, match="the credentials in the environment may not read it; use others"):
+        storage.files_below("s3://private/laion/")
 
 
 def test_storage_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
