@@ -168,19 +168,31 @@ def staging_name(collection: str, shard: int, token: str) -> str:
     return f"{staging_prefix(collection)}{shard}_{token}"
 
 
-def create_staging(collection: str, staging: str, holder: str) -> str:
+def create_staging(collection: str, staging: str, holder: str, *, fine: bool = False) -> str:
     """An empty table that parts of the collection can come from; `holder` says whose it is.
 
     It builds no vector index of its own and merges nothing until it is told to, and then once. Inserts that carry a
-    token are taken once, however often the driver sends them.
+    token are taken once, however often the driver sends them. A merge holds a granule of each of its parts in memory:
+    `fine` granules keep that small where there are many parts.
     """
+    settings = [
+        _WIDE,
+        merge_limit(1),
+        "materialize_skip_indexes_on_merge = 0",
+        "non_replicated_deduplication_window = 10000",
+        "parts_to_delay_insert = 1000000",
+        "parts_to_throw_insert = 1000000",
+        *(["index_granularity_bytes = 1048576"] if fine else []),
+    ]
     return (
         f"CREATE TABLE {identifier(staging)} AS {identifier(collection)}\n"
-        f"ENGINE = MergeTree\nORDER BY id\n"
-        f"SETTINGS {_WIDE}, {merge_limit(1)}, materialize_skip_indexes_on_merge = 0, "
-        "non_replicated_deduplication_window = 10000, parts_to_delay_insert = 1000000, parts_to_throw_insert = 1000000\n"
-        f"COMMENT {literal(holder)}"
+        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {', '.join(settings)}\nCOMMENT {literal(holder)}"
     )
+
+
+def attach_parts(source: str, target: str) -> str:
+    """The parts of one table become parts of another too, by links to their files, in one step."""
+    return f"ALTER TABLE {identifier(target)} ATTACH PARTITION tuple() FROM {identifier(source)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain, islice
 
 from pyarrow import ArrowException
 
@@ -17,14 +18,16 @@ from cliphouse.pipeline.ledger import Entry
 from cliphouse.pipeline.native import Piece, block
 from cliphouse.pipeline.prefetch import prefetched
 from cliphouse.pipeline.rows import Batch, OpenShard
-from cliphouse.pipeline.staging import staging
-from cliphouse.schema import INSERT_COLUMNS, identifier, set_comment
+from cliphouse.pipeline.staging import Staging
+from cliphouse.schema import INSERT_COLUMNS, attach_parts, identifier, set_comment
 from cliphouse.types import CollectionInfo, LoadOptions, Progress, ProgressCallback, Storage
 
 #: A block of rows has about this much of vectors: read, rounded and inserted as one, and one part until the merge.
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 16 * 2**20
 #: One insert carries about this much, so that a server answers well before anybody's patience ends.
 _INSERT_BYTES = 512 * 2**20
+#: More than this is not merged at once: a merge needs memory for each of its parts. A LAION shard is just below.
+_SEGMENT_BYTES = 4 * _INSERT_BYTES
 
 
 class StoppedError(Exception):
@@ -60,9 +63,9 @@ class Entrance:
         started = time.perf_counter()
         cleaner = Cleaner(shard, self._options, self._info.storage)
         mark = shard.fingerprint()
-        with staging(self._engine, self._info.name, shard.number) as table:
+        with Staging(self._engine, self._info.name, shard.number) as staging:
             try:
-                self._fill(table, shard, cleaner, mark, label)
+                self._fill(staging, shard, cleaner, mark, label)
             except ArrowException as error:
                 raise ShardError(
                     f"{shard.where('metadata', 0).rpartition(' row ')[0]} has a column that is neither text nor "
@@ -87,21 +90,36 @@ class Entrance:
             )
             ledger.write(self._engine, self._info.name, entry)
             if tally.rows:
-                self._join(table)
+                self._engine.command(attach_parts(staging.whole, self._info.name))
             entry = replace(entry, state="loaded", seconds=time.perf_counter() - started)
             ledger.write(self._engine, self._info.name, entry)
         return entry
 
-    def _fill(self, table: str, shard: OpenShard, cleaner: Cleaner, mark: str, label: str) -> None:
-        """Fill the staging table, as one part."""
+    def _fill(self, staging: Staging, shard: OpenShard, cleaner: Cleaner, mark: str, label: str) -> None:
+        """Fill the whole of a staging, as one part, or for a very large shard as one for each segment."""
         row_bytes = _row_bytes(shard, self._info.storage)
         read = shard.batches(max(1, _BLOCK_BYTES // row_bytes))
         stream = prefetched(cleaner.clean(rows) for rows in read)
-        for number, group in enumerate(_groups(stream, max(1, _INSERT_BYTES // row_bytes))):
-            pieces = self._pieces(group, shard, label)
-            self._engine.insert_native(table, tuple(self._columns), pieces, token=f"{mark[:16]}:{number}")
+        inserts = enumerate(_groups(stream, max(1, _INSERT_BYTES // row_bytes)))
+        segment = _SEGMENT_BYTES // _INSERT_BYTES
+        several = shard.rows * row_bytes > _SEGMENT_BYTES
+        while some := list(islice(inserts, 1)):
+            with staging.table(fine=True) as gathered:
+                for number, group in chain(some, islice(inserts, segment - 1)):
+                    pieces = self._pieces(group, shard, label)
+                    self._engine.insert_native(gathered, tuple(self._columns), pieces, token=f"{mark[:16]}:{number}")
+                if not several:
+                    self._merge(gathered, staging.whole)
+                    continue
+                with staging.table(fine=False) as merged:
+                    self._merge(gathered, merged)
+                    self._engine.command(attach_parts(merged, staging.whole))
+
+    def _merge(self, source: str, target: str) -> None:
+        """Merge the parts of one table to one part of another, which has none."""
         self._check_stop()
-        self._engine.command(f"OPTIMIZE TABLE {identifier(table)} FINAL")
+        self._engine.command(attach_parts(source, target))
+        self._engine.command(f"OPTIMIZE TABLE {identifier(target)} FINAL")
         self._check_stop()
 
     def _pieces(self, group: Iterable[Batch], shard: OpenShard, label: str) -> Iterator[Piece]:
@@ -116,12 +134,6 @@ class Entrance:
     def _check_stop(self) -> None:
         if self._stopped.is_set():
             raise StoppedError
-
-    def _join(self, table: str) -> None:
-        """The atomic step: the part of the staging table becomes one of the collection's, by links to its files."""
-        self._engine.command(
-            f"ALTER TABLE {identifier(self._info.name)} ATTACH PARTITION tuple() FROM {identifier(table)}"
-        )
 
     def _remember_gaps(self) -> None:
         """Let searches know that there are rows without an image embedding, before there are."""

@@ -22,7 +22,8 @@ def prefetched(items: Iterable[T]) -> Iterator[T]:
 
     What making them raises comes out here. If the consumer stops early, the thread ends before its next item.
     """
-    ready: queue.Queue[T | _End] = queue.Queue(maxsize=1)
+    ready: queue.Queue[T | _End] = queue.Queue()
+    wanted = threading.Semaphore(1)  # not a queue's bound: that would let one wait while the next is being made
     stopped = threading.Event()
 
     def work() -> None:
@@ -30,6 +31,8 @@ def prefetched(items: Iterable[T]) -> Iterator[T]:
         try:
             for item in items:
                 ready.put(item)
+                del item
+                wanted.acquire()
                 if stopped.is_set():
                     return
         except BaseException as error:  # noqa: BLE001  # handed to the consumer as it is
@@ -37,6 +40,7 @@ def prefetched(items: Iterable[T]) -> Iterator[T]:
         ready.put(end)
 
     thread = threading.Thread(target=work, name="cliphouse-prefetch", daemon=True)
+    wanted.acquire()
     thread.start()
     try:
         while True:
@@ -45,11 +49,10 @@ def prefetched(items: Iterable[T]) -> Iterator[T]:
                 if item.failure is not None:
                     raise item.failure
                 return
+            wanted.release()
             yield item
+            del item
     finally:
         stopped.set()
-        while thread.is_alive():  # it may be waiting to put one more
-            try:
-                ready.get(timeout=0.05)
-            except queue.Empty:
-                thread.join(timeout=0.05)
+        wanted.release()
+        thread.join()

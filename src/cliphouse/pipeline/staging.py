@@ -37,27 +37,54 @@ class Attempt:
     idle_seconds: int
 
 
-@contextmanager
-def staging(engine: Engine, collection: str, shard: int) -> Iterator[str]:
-    """An empty staging table for this shard, by its name; it is dropped afterwards, whatever happens.
+class Staging:
+    """The tables of one attempt at one shard: `whole`, which is to join the collection, and others on the way to it."""
 
-    Raises:
-        ShardBusy: another loader is at it.
-    """
-    token = secrets.token_hex(4)
-    table = staging_name(collection, shard, token)
-    _ours.add(token)
-    try:
-        _make_way(engine, collection, shard, token)
-        engine.command(create_staging(collection, table, f"{socket.gethostname()}, process {os.getpid()}"))
+    def __init__(self, engine: Engine, collection: str, shard: int) -> None:
+        self._engine, self._collection, self._shard = engine, collection, shard
+        self._token = secrets.token_hex(4)
+        self._holder = f"{socket.gethostname()}, process {os.getpid()}"
+        self._count = 0
+        self.whole = ""
+
+    def __enter__(self) -> Staging:
+        """Make the whole.
+
+        Raises:
+            ShardBusy: another loader is at this shard.
+        """
+        _ours.add(self._token)
         try:
+            _make_way(self._engine, self._collection, self._shard, self._token)
+            self.whole = self._create(fine=False)
             # Again, for one who began at the same moment: of two that see each other, the lesser token goes on.
-            _make_way(engine, collection, shard, token)
-            yield table
+            _make_way(self._engine, self._collection, self._shard, self._token)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self.whole:
+                drop(self._engine, self.whole)
         finally:
-            drop(engine, table)
-    finally:
-        _ours.discard(token)
+            _ours.discard(self._token)
+
+    @contextmanager
+    def table(self, *, fine: bool) -> Iterator[str]:
+        """One more empty table, by its name; it is dropped afterwards, whatever happens."""
+        name = self._create(fine=fine)
+        try:
+            yield name
+        finally:
+            drop(self._engine, name)
+
+    def _create(self, *, fine: bool) -> str:
+        name = staging_name(self._collection, self._shard, f"{self._token}_{self._count}")
+        self._count += 1
+        self._engine.command(create_staging(self._collection, name, self._holder, fine=fine))
+        return name
 
 
 def sweep(engine: Engine, collection: str) -> None:
@@ -80,7 +107,7 @@ def attempts(engine: Engine, collection: str) -> list[Attempt]:
     )
     found = []
     for name, holder, idle in engine.query(Query(sql=sql, parameters={"prefix": prefix})).rows:
-        number, _, token = str(name).removeprefix(prefix).partition("_")
+        number, token, *_ = (*str(name).removeprefix(prefix).split("_"), "")
         if number.isdecimal():
             found.append(Attempt(int(number), str(name), token, str(holder), int(idle)))
     return found
@@ -92,13 +119,12 @@ def drop(engine: Engine, table: str) -> None:
 
 
 def _make_way(engine: Engine, collection: str, shard: int, token: str) -> None:
-    here = {each.token: each for each in attempts(engine, collection) if each.shard == shard}
-    for other in here.values():
-        if other.token == token:
-            continue
+    here = [each for each in attempts(engine, collection) if each.shard == shard]
+    begun = any(each.token == token for each in here)
+    for other in (each for each in here if each.token != token):
         if _is_dead(engine, other):
             drop(engine, other.table)
-        elif token not in here or other.token < token:
+        elif not begun or other.token < token:
             raise ShardBusy(other.holder, idle_seconds=other.idle_seconds, lease_seconds=LEASE_SECONDS, shard=shard)
 
 
