@@ -49,7 +49,7 @@ def write_merged(
     columns: dict[str, Any] | None = None,
     **options: Any,
 ) -> Path:
-    """Write captions with their embeddings to one file; `columns` replace and add, and leave out where they are None."""
+    """Write captions with their embeddings to one file; `columns` replace and add, and leave out where None."""
     encoded = ENCODER.encode_texts(captions).astype(dtype)
     rows = len(captions)
     table = {

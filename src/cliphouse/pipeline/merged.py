@@ -148,7 +148,8 @@ class _Facts:
             image, text = (_find(column, self.schema, given, shard) for column in EMBEDDING_COLUMNS)
             if image is None:
                 raise _no_embeddings(self.schema, shard)
-            dim, text_dim = _length(parquet, image), _length(parquet, text) if text else None
+            dim = _length(parquet, image)
+            text_dim = _length(parquet, text, expected=dim) if text else None
         if dim is None or not MIN_DIM <= dim <= MAX_DIM:
             found = "no embedding" if dim is None else f"embeddings of {dim} numbers"
             raise ShardError(
@@ -258,8 +259,8 @@ def _lists(kind: pa.DataType) -> Any:
     return kind if lists and pa.types.is_floating(kind.value_type) else None
 
 
-def _length(parquet: pq.ParquetFile, column: str) -> int | None:
-    """The length that most lists have among the first rows with any; None if there are none."""
+def _length(parquet: pq.ParquetFile, column: str, expected: int | None = None) -> int | None:
+    """The length that most lists have among the first rows with any, or `expected` if one has that; None if none."""
     kind = _lists(parquet.schema_arrow.field(column).type)
     if pa.types.is_fixed_size_list(kind):
         return int(kind.list_size)
@@ -267,7 +268,7 @@ def _length(parquet: pq.ParquetFile, column: str) -> int | None:
         _, lengths = _places(record.column(0))
         if (lengths > 0).any():
             values, counts = np.unique(lengths[lengths > 0], return_counts=True)
-            return int(values[np.argmax(counts)])
+            return expected if expected in values else int(values[np.argmax(counts)])
     return None
 
 
