@@ -54,8 +54,8 @@ _END = 64 * 2**10
 _BLOCK = 4 * 2**20
 #: So many blocks are under way ahead of a reader that goes from one to the next.
 _AHEAD = 4
-#: So many are kept, 128 MiB: parquet columns are read side by side, and each has its own place.
-_KEPT = 32
+#: So many are kept, 96 MiB: parquet columns are read side by side, and each has its own place.
+_KEPT = 24
 _RETRIES: Any = {
     "max_retries": 4,
     "retry_timeout": timedelta(minutes=2),
