@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-oracle check bench bench-encoders report clean
+.PHONY: demo test test-oracle check bench bench-encoders bench-load report clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -27,6 +27,9 @@ bench: $(VENV)/bench
 
 bench-encoders: $(VENV)/oracle
 	$(BIN)/python -m benchmarks.encoders
+
+bench-load: $(VENV)/bench
+	$(BIN)/python -m benchmarks.loading
 
 report: $(VENV)/bench
 	$(BIN)/python -m benchmarks.report

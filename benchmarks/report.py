@@ -1,9 +1,10 @@
-"""Render benchmarks/REPORT.md, one plot a run, and the tables in README.md from the newest result of each run.
+"""Render benchmarks/REPORT.md, the plots of each run, and the tables in other pages from the newest result of each run.
 
     python -m benchmarks.report [--check] [--root DIR]
 
-README.md gets one table for each pair of marks `<!-- benchmark:RUN -->` and `<!-- /benchmark -->`. With `--check`
-nothing is written: exit status 1 says that a text differs from what the results render to.
+README.md and the pages in docs/ get one table for each pair of marks `<!-- benchmark:RUN -->` and
+`<!-- /benchmark -->`; some runs have further tables, as `<!-- benchmark:RUN-plan -->`. With `--check` nothing is
+written: exit status 1 says that a text differs from what the results render to.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoder_text, text
+from benchmarks import encoder_text, loading_text, text
 
 ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"(<!-- benchmark:([\w-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 #: What renders a result, by its kind; a result that names none is of a search.
-_TEXTS: Mapping[str, Any] = {"search": text, "encoders": encoder_text}
+_TEXTS: Mapping[str, Any] = {"search": text, "encoders": encoder_text, "loading": loading_text}
+#: Tables besides the short one, by the kind of the result, and what their marks add to the run's name.
+_FURTHER: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "loading": {"plan": loading_text.plan_table},
+}
 
 ResultFile = tuple[Path, Mapping[str, Any]]
 
@@ -42,14 +48,14 @@ def render(root: Path, results: Sequence[ResultFile]) -> dict[Path, str]:
     """The text of every file that is made from results, by its path. No results, no report.
 
     Raises:
-        ValueError: README.md asks for a run that has no result.
+        ValueError: a page asks for a table that no result gives.
     """
     texts = {}
     if results:
         texts[root / "benchmarks" / "REPORT.md"] = report(results)
-    readme = root / "README.md"
-    if readme.exists():
-        texts[readme] = with_tables(readme.read_text(encoding="utf-8"), results)
+    for page in (root / "README.md", *sorted(root.glob("docs/**/*.md"))):
+        if page.exists() and _BLOCK.search(written := page.read_text(encoding="utf-8")):
+            texts[page] = with_tables(written, results, page.relative_to(root).as_posix())
     return texts
 
 
@@ -62,17 +68,21 @@ def report(results: Iterable[ResultFile]) -> str:
     return "\n".join([head, *(_texts(result).section(path.name, result) for path, result in results)])
 
 
-def with_tables(readme: str, results: Iterable[ResultFile]) -> str:
-    """`readme` with the table of each run it marks."""
-    by_run = {result["run"]: result for _, result in results}
+def with_tables(page: str, results: Iterable[ResultFile], name: str = "README.md") -> str:
+    """`page` with each table that it marks; `name` is its own, for the message."""
+    tables: dict[str, Callable[[], str]] = {}
+    for _, result in results:
+        tables[result["run"]] = partial(_texts(result).short_table, result)
+        for table, render_table in _FURTHER.get(kind_of(result), {}).items():
+            tables[f"{result['run']}-{table}"] = partial(render_table, result)
 
     def block(match: re.Match[str]) -> str:
-        run = match.group(2)
-        if run not in by_run:
-            raise ValueError(f"README.md asks for the run {run}, which has no result in benchmarks/results")
-        return f"{match.group(1)}{_texts(by_run[run]).short_table(by_run[run])}{match.group(3)}"
+        asked = match.group(2)
+        if asked not in tables:
+            raise ValueError(f"{name} asks for the table {asked}, which no result in benchmarks/results gives")
+        return f"{match.group(1)}{tables[asked]()}{match.group(3)}"
 
-    return _BLOCK.sub(block, readme)
+    return _BLOCK.sub(block, page)
 
 
 def _texts(result: Mapping[str, Any]) -> Any:
@@ -91,7 +101,7 @@ def stale(texts: Mapping[Path, str]) -> list[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Render the report, the plots and README.md's tables from results.")
+    parser = argparse.ArgumentParser(description="Render the report, the plots and the tables in pages from results.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a text is stale")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to work on; this one if not given")
     options = parser.parse_args()
@@ -104,9 +114,9 @@ def main() -> int:
     if not results:
         print("there are no results to report; run python -m benchmarks.run", file=sys.stderr)
         return 1
-    from benchmarks import encoder_plot, plot  # --check must not need matplotlib
+    from benchmarks import encoder_plot, loading_plot, plot  # --check must not need matplotlib
 
-    draw = {"search": plot.draw, "encoders": encoder_plot.draw}
+    draw = {"search": plot.draw, "encoders": encoder_plot.draw, "loading": loading_plot.draw}
 
     for path in stale(texts):
         path.write_text(texts[path], encoding="utf-8")

@@ -18,23 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from benchmarks.tutorial_steps import create_table
 from cliphouse import Collection, LoadReport, Query, SearchParams, search
 from cliphouse.collection import DEFAULT_STORAGE
 from cliphouse.engine import Engine, Result
 from cliphouse.types import Storage
 
-TUTORIAL_TABLE = """CREATE TABLE tutorial
-(
-    `id` Int64,
-    `url` String,
-    `caption` String,
-    `NSFW` String,
-    `similarity` Float32,
-    `image_embedding` Array(Float32),
-    `text_embedding` Array(Float32)
-)
-ENGINE = MergeTree
-ORDER BY id"""
 _TUTORIAL_COLUMNS = "id, url, caption, NSFW, similarity, image_embedding, text_embedding"
 
 
@@ -67,7 +56,7 @@ def load_collection(collection: Collection, data: Path, storage: Storage) -> Loa
 def make_tutorial_table(source: Collection) -> Collection:
     """The tutorial's table, with the rows of `source`, merged to one part; readable as a collection."""
     engine = source.engine
-    engine.command(TUTORIAL_TABLE)
+    engine.command(create_table("tutorial"))
     engine.command(f"INSERT INTO tutorial SELECT {_TUTORIAL_COLUMNS} FROM {source.name}")
     engine.command("OPTIMIZE TABLE tutorial FINAL")
     settle(engine)

@@ -23,17 +23,20 @@ if TYPE_CHECKING:
     from cliphouse.encoders import load_encoder
     from cliphouse.errors import CliphouseError
     from cliphouse.hits import Hit, Hits, SearchPlan
+    from cliphouse.pipeline.download import download
     from cliphouse.pipeline.embed import embed
-    from cliphouse.reports import EmbedReport, LoadReport, Status
+    from cliphouse.reports import DownloadReport, EmbedReport, LoadReport, Status
     from cliphouse.types import CollectionInfo, Encoder, IndexConfig, IndexState, Progress, Query, SearchParams
 
 _HOMES = {
     "Collection": "collection",
     "Status": "reports",
+    "download": "pipeline.download",
     "embed": "pipeline.embed",
     "load_encoder": "encoders",
     "CliphouseError": "errors",
     "CollectionInfo": "types",
+    "DownloadReport": "reports",
     "EmbedReport": "reports",
     "Encoder": "types",
     "Hit": "hits",
@@ -51,6 +54,7 @@ __all__ = [
     "CliphouseError",
     "Collection",
     "CollectionInfo",
+    "DownloadReport",
     "EmbedReport",
     "Encoder",
     "Hit",
@@ -63,6 +67,7 @@ __all__ = [
     "SearchParams",
     "SearchPlan",
     "Status",
+    "download",
     "embed",
     "load_encoder",
 ]

@@ -31,13 +31,14 @@
         ChecksumMismatch              exit 3  http 503
         IncompleteWeights             exit 3  http 503
         PrecisionTooLow               exit 3  http 422
-        DownloadFailed                exit 3  http 503
+      DownloadFailed                  exit 3  http 503  another source, or another time
       SourceUnavailable               exit 3  http 503  another address, or another time
       InsufficientMemory              exit 4  http 507  a smaller request or a larger machine
       EngineError                     exit 5  http 502  ClickHouse said no
         StorageError                  exit 5  http 507  the data directory cannot be used
           DirectoryInUse              exit 5  http 503
           StorageFull                 exit 5  http 507
+          NotEnoughSpace              exit 5  http 507
           WeightsNotStored            exit 5  http 507
         EngineUnavailable             exit 5  http 503  ClickHouse cannot be reached
         AuthenticationFailed          exit 5  http 502
@@ -333,8 +334,11 @@ class PrecisionTooLow(WeightsError):
         self.cosine, self.wanted = cosine, wanted
 
 
-class DownloadFailed(WeightsError):
+class DownloadFailed(CliphouseError):
     """A file could not be had from where it is published."""
+
+    exit_code = 3
+    http_status = 503
 
     def __init__(self, url: str, reason: str, *, advice: str = "") -> None:
         advice = advice or "run the same command again to go on where it stopped"
@@ -409,6 +413,17 @@ class StorageFull(StorageError):
             name=name,
         )
         self.path = path
+
+
+class NotEnoughSpace(StorageError):
+    """What is wanted is larger than the room for it."""
+
+    def __init__(self, path: str | Path, *, what: str, needed_bytes: int, free_bytes: int, advice: str) -> None:
+        super().__init__(
+            f"{what} needs about {needed_bytes / 2**30:,.1f} GiB in {path}, {free_bytes / 2**30:,.1f} GiB are free; "
+            f"{advice}"
+        )
+        self.path, self.needed_bytes, self.free_bytes = Path(path), needed_bytes, free_bytes
 
 
 class WeightsNotStored(StorageError):

@@ -1,6 +1,6 @@
 """Files in object storage and on the web, listed, and read at any place: s3://, gs://, az://, https://.
 
-The one module here that knows obstore. Credentials, endpoints and regions come from the variables that it knows.
+Credentials, endpoints and regions come from the variables that obstore knows.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _CREDENTIALS = {
         "AZURE_SKIP_SIGNATURE",
     ),
 }
+STORES = tuple(_CREDENTIALS)
 _WEB = ("http", "https")
-_SCHEMES = (*_CREDENTIALS, *_WEB)
 
 #: The two ends of a file, which tell what it is, are fetched when it is opened, and nothing else.
 _END = 64 * 2**10
@@ -183,31 +183,41 @@ class RemoteFile(io.RawIOBase):
             return answer.meta["size"], answer.meta["e_tag"] or "", memoryview(answer.bytes())
 
 
-def _store(base: str) -> ObjectStore:
-    """The store at an address; on the web, that of one file, for its query may be what allows to read it."""
+def open_store(base: str, *, patience: float, timeout: timedelta, retries: Any) -> ObjectStore:
+    """The store at `base`, which may be a folder in one, or the store of one file on the web.
+
+    `patience` is how many seconds may pass without a byte, `timeout` how long a request may take; `retries` is
+    obstore's `RetryConfig`.
+
+    Raises:
+        UsageError: `base` is no address of a store.
+    """
     from obstore.exceptions import BaseError
     from obstore.store import HTTPStore, from_url
 
     parts = urlsplit(base)
-    if parts.scheme not in _SCHEMES or not parts.netloc:
+    if parts.scheme not in (*STORES, *_WEB) or not parts.netloc:
         raise UsageError(
-            f"{base!r} is no address to load from; write for example s3://bucket/folder/ or https://host/file.parquet "
-            f"({', '.join(_SCHEMES)})"
+            f"{base!r} is no address of a store; write for example s3://bucket/folder ({', '.join((*STORES, *_WEB))})"
         )
     client: Any = {
-        "timeout": timedelta(minutes=5),
-        "read_timeout": timedelta(seconds=30),
-        "connect_timeout": timedelta(seconds=10),
+        "timeout": timeout,
+        "read_timeout": timedelta(seconds=patience),
+        "connect_timeout": timedelta(seconds=min(patience, 10)),
         "allow_http": parts.scheme == "http" or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
         "user_agent": "cliphouse",
     }
     try:
-        if parts.scheme in _WEB:
-            return HTTPStore.from_url(base, client_options=client, retry_config=_RETRIES)
+        if parts.scheme in _WEB:  # one file's, for its query may be what allows to read it
+            return HTTPStore.from_url(base, client_options=client, retry_config=retries)
         config: Any = {} if _has_credentials(parts.scheme) else {"skip_signature": True}
-        return from_url(base, config=config, client_options=client, retry_config=_RETRIES)
+        return from_url(base, config=config, client_options=client, retry_config=retries)
     except (BaseError, ValueError) as error:
         raise UsageError(f"{base!r} cannot be used: {_line(error)}") from error
+
+
+def _store(base: str) -> ObjectStore:
+    return open_store(base, patience=30, timeout=timedelta(minutes=5), retries=_RETRIES)
 
 
 def _has_credentials(scheme: str) -> bool:

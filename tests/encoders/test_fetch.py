@@ -50,7 +50,7 @@ class Hub:
 
 @pytest.fixture
 def hub(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr("cliphouse.download._PAUSE", 0)
+    monkeypatch.setattr("cliphouse.pace.PAUSE", 0)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     state = Hub(content=tiny_checkpoint.read_bytes())

@@ -27,6 +27,8 @@ HEAVY = (
     "click",
     "rich",
     "sqlglot",
+    "urllib3",
+    "obstore",
 )
 
 

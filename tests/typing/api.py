@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from cliphouse import (
     Collection,
+    DownloadReport,
     EmbedReport,
     Encoder,
     Hit,
@@ -20,6 +21,7 @@ from cliphouse import (
     Progress,
     Query,
     SearchParams,
+    download,
     embed,
 )
 
@@ -32,9 +34,13 @@ def show(progress: Progress) -> None:
 written: EmbedReport = embed("photos", Path("shards"), encoder="clip-vit-b32", shard_size=1000, progress=show)
 skipped: int = sum(written.skipped.values())
 
+came: DownloadReport = download("shards", shards="0-9", base_urls=["s3://bucket/laion"], limit_rate=5e7, progress=show)
+reasons: list[str] = list(came.failed.values())
+
 with Collection.open("chdb:///data/laion") as collection:
     report: LoadReport = collection.load("shards", shards="0-9,12", storage="bfloat16", progress=show)
     collection.load(Path("shards"), shards=[1, 2])
+    came = download(Path("shards"), shards=[3, 4], text=False, parallel=2, patience=10, into=collection, keep="none")
     added: EmbedReport = collection.add("photos", work="work", max_pixels=10_000_000, progress=show)
     added = collection.add([Path("a.jpg"), ("b.jpg", "a caption")], storage="float32")
     hits: Hits = collection.search(

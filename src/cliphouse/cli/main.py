@@ -11,6 +11,7 @@ import click
 
 from cliphouse import __version__
 from cliphouse.cli.data import load, status
+from cliphouse.cli.download import download
 from cliphouse.cli.embed import add, embed
 from cliphouse.cli.encoder import encoder
 from cliphouse.cli.index import index
@@ -31,6 +32,7 @@ def cli() -> None:
 
     \b
     Load LAION-layout shards, or add your own pictures, then ask:
+      cliphouse download --shards 0-9 --out ./shards
       cliphouse load ./shards
       cliphouse add ~/Pictures
       cliphouse search "a red car in the snow"
@@ -40,12 +42,12 @@ def cli() -> None:
     Data lives in ./cliphouse-data unless --db (after the command's name) or CLIPHOUSE_DB says otherwise: a directory,
     or clickhouse://user:password@host:8123/database for a server.
 
-    Exit codes: 0 done, 2 wrong request, 3 bad shard or weights, 4 not enough memory, 5 ClickHouse or storage,
-    130 interrupted.
+    Exit codes: 0 done, 2 wrong request, 3 bad or missing shard or weights, 4 not enough memory, 5 ClickHouse or
+    storage, 130 interrupted.
     """
 
 
-for command in (load, embed, add, search, index, sql, status, encoder, udf):
+for command in (download, load, embed, add, search, index, sql, status, encoder, udf):
     cli.add_command(command)
 
 

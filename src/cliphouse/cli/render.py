@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,6 @@ import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     ProgressColumn,
     Task,
     TaskID,
@@ -34,16 +34,20 @@ _PIPED_WIDTH = 160
 
 
 @contextmanager
-def progress_bars() -> Iterator[ProgressCallback | None]:
-    """A bar on standard error for the label at work, with the time that remains; nothing if that is not a terminal."""
+def progress_bars(*, several: bool = False) -> Iterator[ProgressCallback | None]:
+    """A bar on standard error for the label at work, with the time that remains; nothing if that is not a terminal.
+
+    With `several` there is one for each label that is not done yet, as for files that come at once.
+    """
     if not sys.stderr.isatty():
         yield None
         return
     tasks: dict[str, TaskID] = {}
+    lock = threading.Lock()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        _DoneColumn(),
         _RateColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -52,13 +56,28 @@ def progress_bars() -> Iterator[ProgressCallback | None]:
     with Bars(*columns, console=Console(stderr=True)) as bars:
 
         def show(progress: Progress) -> None:
-            if progress.label not in tasks:
-                for done in tasks.values():
-                    bars.update(done, visible=False)
-                tasks[progress.label] = bars.add_task(progress.label, total=progress.total, unit=progress.unit)
-            bars.update(tasks[progress.label], completed=progress.done, total=progress.total)
+            label, total = progress.label, progress.total
+            with lock:
+                if label not in tasks:
+                    for done in () if several else tasks.values():
+                        bars.update(done, visible=False)
+                    # What was there before it began has no part in the rate.
+                    tasks[label] = bars.add_task(label, total=total, completed=progress.done, unit=progress.unit)
+                bars.update(tasks[label], completed=progress.done, total=total)
+                if several and progress.done >= total:
+                    bars.remove_task(tasks.pop(label))
 
         yield show
+
+
+class _DoneColumn(ProgressColumn):
+    """How much of how much."""
+
+    def render(self, task: Task) -> Text:
+        done, total = task.completed, task.total or 0
+        if task.fields["unit"] == "bytes":
+            return Text(f"{size(done)} of {size(total)}", style="progress.download")
+        return Text(f"{int(done)}/{int(total)}", style="progress.download")
 
 
 class _RateColumn(ProgressColumn):
@@ -66,7 +85,11 @@ class _RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.{0 if speed >= 10 else 1}f} {task.fields['unit']}/s")
+        if speed is None:
+            return Text("")
+        if task.fields["unit"] == "bytes":
+            return Text(f"{size(speed)}/s")
+        return Text(f"{speed:,.{0 if speed >= 10 else 1}f} {task.fields['unit']}/s")
 
 
 def print_hits(hits: Hits, form: str) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse.download import download, locked, sum_of
 from cliphouse.encoders import BUILT_IN, graph, store
 from cliphouse.encoders.checkpoint import read_checkpoint
 from cliphouse.encoders.onnx import OnnxEncoder
@@ -28,13 +27,16 @@ from cliphouse.errors import (
     UsageError,
     WeightsNotStored,
 )
+from cliphouse.files import Part, locked, sum_of
 from cliphouse.types import Progress, ProgressCallback
+from cliphouse.web import download
 
 #: How far our answer may be from PyTorch's in any number of a unit vector.
 TOLERANCE = 1e-5
 #: Ends the names of int8 variants.
 INT8 = "-int8"
 _BATCH = 32
+_ELSEWHERE = "name a mirror with --base-url, or convert a file you have: cliphouse encoder export NAME --from FILE"
 
 
 def fetch(
@@ -66,7 +68,7 @@ def fetch(
     _need_onnx()
     store.check_place(store.home() / spec.name)
     folder = store.home() / "downloads"
-    with locked(folder / f"{spec.name}.lock") as mine:
+    with store.writing(folder), locked(folder / f"{spec.name}.lock") as mine:
         if not mine:
             raise DownloadFailed(spec.checkpoint.url, "another process is fetching it", advice="wait until it is done")
         files, found, checked = [], {}, {}
@@ -80,7 +82,10 @@ def fetch(
             if target.is_file() and accept and (known := sum_of(target)) in accept:
                 found[url] = known
             else:
-                receipt = download(url, target, accept=accept, unverified=unverified, progress=progress)
+                with store.writing(Part(target).path):
+                    receipt = download(
+                        url, target, accept=accept, unverified=unverified, elsewhere=_ELSEWHERE, progress=progress
+                    )
                 found[url] = receipt.sha256
                 if not accept:
                     how = f"{receipt.declared} as the hub declares" if receipt.declared else "not verified"

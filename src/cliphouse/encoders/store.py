@@ -9,14 +9,15 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cliphouse.download import sum_of, writing
 from cliphouse.encoders.specs import ModelSpec
-from cliphouse.errors import ChecksumMismatch, IncompleteWeights, UsageError
+from cliphouse.errors import ChecksumMismatch, IncompleteWeights, UsageError, WeightsNotStored
+from cliphouse.files import sum_of
 
 MANIFEST = "encoder.json"
 TEXT_MODEL, IMAGE_MODEL, TOKENIZER = "text.onnx", "image.onnx", "tokenizer.json"
@@ -162,6 +163,19 @@ def verify(encoder: Stored) -> None:
     for name, file in encoder.files.items():
         if (found := sum_of(encoder.folder / name)) != file.sha256:
             raise ChecksumMismatch(encoder.folder / name, expected=file.sha256, found=found)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of what the system refuses inside, which file it was and why.
+
+    Raises:
+        WeightsNotStored: it refused.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WeightsNotStored(error.filename or path, error.strerror or str(error)) from error
 
 
 def check_place(target: Path) -> None:
