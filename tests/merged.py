@@ -70,7 +70,7 @@ def write_merged(
 class Site:
     """Files on the web, and which bytes were asked of them. `rule` says how the answers for a path go wrong:
 
-    `refuse`; `whole`, without ranges; `changing`, another file each time; `cut`, the first answer for any range.
+    `refuse`; `moved`; `whole`, without ranges; `changing`, another file each time; `cut`, the first answer for a range.
     """
 
     root: Path
@@ -89,6 +89,12 @@ def web(root: Path) -> Iterator[Site]:
             path = unquote(urlsplit(self.path).path)
             rule = site.rule.get(path, "")
             file = root / path.lstrip("/")
+            if rule == "moved" and not urlsplit(self.path).query:
+                self.send_response(302)
+                self.send_header("Location", f"{path}?elsewhere=1")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             if rule == "refuse" or not file.is_file():
                 self.send_error(403 if rule == "refuse" else 404)
                 return

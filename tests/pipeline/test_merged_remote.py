@@ -115,6 +115,11 @@ def test_a_connection_that_breaks_is_taken_up_again(site: Site, monkeypatch: pyt
     np.testing.assert_array_equal(rows.image, random_unit(10_000, 64, 0))
 
 
+def test_a_file_that_is_somewhere_else(site: Site) -> None:
+    site.rule["/laion/train-00000-of-00003.parquet"] = "moved"
+    assert _read(f"{site.url}/laion/train-00000-of-00003.parquet")[0].rows == 8
+
+
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
