@@ -19,6 +19,7 @@ from cliphouse.errors import (
     UnknownShard,
     UsageError,
 )
+from cliphouse.pipeline import merged
 from cliphouse.pipeline.find import find, number_files
 from cliphouse.pipeline.merged import open_merged
 from cliphouse.types import LoadOptions, MergedShard
@@ -89,6 +90,14 @@ def test_a_row_without_an_embedding_says_where_it_is_if_it_must_not_be(tmp_path:
         collection.load(path, options=LoadOptions(on_bad_row="fail"))
 
 
+def test_what_lies_below_a_null_is_not_read() -> None:
+    """Arrow lets anything be there, and its own parquet reader, so far, puts nulls."""
+    column, out = lists(ENCODED, "fixed_size_list", without=[2, 5]), np.zeros_like(ENCODED)
+    merged._copy(column.slice(1), out[1:])
+    assert np.isnan(out[[2, 5]]).all()
+    np.testing.assert_array_equal(out[[1, 3, 4, 6, 7]], ENCODED[[1, 3, 4, 6, 7]])
+
+
 def test_the_usual_length_counts_not_the_first(tmp_path: Path) -> None:
     vectors = [[1.0], *([[0.6, 0.8, 0.0]] * 7)]
     columns = {"image_embedding": pa.array(vectors), "text_embedding": None}
@@ -143,6 +152,27 @@ def test_memory_does_not_grow_with_the_row_group(tmp_path: Path, row_group: int)
     finally:
         pa.set_memory_pool(usual)
     assert 10e6 < pool.max_memory() < 100e6
+
+
+@pytest.mark.parametrize("row_group", [1, 7, 100])
+@pytest.mark.parametrize("at_a_time", [1, 9, 10, 60])
+def test_blocks_are_as_large_as_they_are_wanted(
+    tmp_path: Path, row_group: int, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cliphouse.pipeline.merged._PIECE_NUMBERS", 32)  # four rows
+    vectors = random_unit(50, 8)
+    path = write_merged(
+        tmp_path / "0.parquet",
+        [f"picture {row}" for row in range(50)],
+        columns={name: lists(vectors) for name in ("image_embedding", "text_embedding")},
+        row_group_size=row_group,
+    )
+    for number, rows in enumerate(_opened(path).batches(at_a_time)):
+        here = range(50)[number * at_a_time : (number + 1) * at_a_time]
+        assert rows.numbers.tolist() == list(here)
+        assert rows.metadata["caption"].to_pylist() == [f"picture {row}" for row in here]
+        np.testing.assert_array_equal(rows.image, vectors[list(here)])
+    assert here[-1] == 49
 
 
 @pytest.mark.parametrize("row_group", [1, 7, 100])
