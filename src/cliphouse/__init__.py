@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from cliphouse.hits import Hit, Hits, SearchPlan
     from cliphouse.pipeline.download import download
     from cliphouse.pipeline.embed import embed
-    from cliphouse.reports import DownloadReport, EmbedReport, LoadReport, Status
+    from cliphouse.reports import (
+        DeleteReport,
+        DenyReport,
+        DownloadReport,
+        EmbedReport,
+        ExportReport,
+        LoadReport,
+        Status,
+        VerifyReport,
+    )
     from cliphouse.types import CollectionInfo, Encoder, IndexConfig, IndexState, Progress, Query, SearchParams
 
 _HOMES = {
@@ -37,36 +46,46 @@ _HOMES = {
     "CliphouseError": "errors",
     "CollectionInfo": "types",
     "DownloadReport": "reports",
+    "DeleteReport": "reports",
+    "DenyReport": "reports",
     "EmbedReport": "reports",
+    "ExportReport": "reports",
     "Encoder": "types",
     "Hit": "hits",
     "Hits": "hits",
     "IndexConfig": "types",
     "IndexState": "types",
+    "LoadOptions": "types",
     "LoadReport": "reports",
     "Progress": "types",
     "Query": "types",
     "SearchParams": "types",
     "SearchPlan": "hits",
+    "VerifyReport": "reports",
 }
 
 __all__ = [
     "CliphouseError",
     "Collection",
     "CollectionInfo",
+    "DeleteReport",
+    "DenyReport",
     "DownloadReport",
     "EmbedReport",
     "Encoder",
+    "ExportReport",
     "Hit",
     "Hits",
     "IndexConfig",
     "IndexState",
+    "LoadOptions",
     "LoadReport",
     "Progress",
     "Query",
     "SearchParams",
     "SearchPlan",
     "Status",
+    "VerifyReport",
     "download",
     "embed",
     "load_encoder",

@@ -35,6 +35,11 @@ def find(engine: Engine, collection: str) -> CollectionInfo | None:
     return replace(info, dim=int(first[0][0])) if first else info
 
 
+def exists(engine: Engine, table: str) -> bool:
+    """Whether there is a table of this name."""
+    return bool(_rows(engine, f"EXISTS {identifier(table)}")[0][0])
+
+
 def count_rows(engine: Engine, collection: str) -> int:
     """Rows in the table."""
     return int(_rows(engine, f"SELECT count() FROM {identifier(collection)}")[0][0])

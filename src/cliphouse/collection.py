@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from numpy.typing import ArrayLike
 
@@ -13,16 +13,13 @@ from cliphouse.encoders.access import ANYWHERE, ImageAccess
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.encoders.decode import MAX_PIXELS
 from cliphouse.engine import Engine, arrow_table, connect
-from cliphouse.errors import (
-    EncoderMismatch,
-    UsageError,
-)
+from cliphouse.errors import EncoderMismatch, UsageError
 from cliphouse.hits import Hits, SearchPlan
-from cliphouse.pipeline import add, ledger, load, plan
+from cliphouse.pipeline import add, delete, deny, export, ledger, load, plan, verify
 from cliphouse.pipeline.embed import EmbedOptions
 from cliphouse.pipeline.find import find
 from cliphouse.pipeline.sources import Listed, Source
-from cliphouse.reports import EmbedReport, LoadReport, Status
+from cliphouse.reports import DeleteReport, DenyReport, EmbedReport, ExportReport, LoadReport, Status, VerifyReport
 from cliphouse.searcher import Searcher
 from cliphouse.types import (
     CollectionInfo,
@@ -216,6 +213,103 @@ class Collection:
                 name=self.name, encoder=encoder.name, dim=encoder.dim, storage=storage or DEFAULT_STORAGE
             )
         return add.add(self.engine, info, encoder, source, Path(work) if work else None, options, progress)
+
+    # -- keeping it in order ------------------------------------------------------------------------------------------
+
+    def delete(
+        self,
+        *,
+        where: str | None = None,
+        ids: Iterable[int] | None = None,
+        shards: str | Iterable[int] | None = None,
+        purge: bool = False,
+        confirm: delete.Confirm | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> DeleteReport:
+        """Delete the rows of a SQL condition, of ids, or of shards; no answer has them any more; see `pipeline.delete`.
+
+        Rows of a condition and of ids stay away when their shard is loaded again; whole shards may be loaded again.
+        `purge` takes all that was ever deleted off the disk. `confirm` is asked with the number of rows first.
+
+        Raises:
+            UsageError: the rows are named in no way or several, `InvalidFilter`, `UnknownCollection`.
+            EngineError: ClickHouse failed; the same call again finishes the work.
+        """
+        numbers = plan.parse_shards(shards) if isinstance(shards, str) else shards
+        return delete.delete(
+            self.engine,
+            self.info(),
+            where=where,
+            ids=ids,
+            shards=numbers,
+            purge=purge,
+            confirm=confirm,
+            progress=progress,
+        )
+
+    def deny(self, path: str | Path, *, remove: bool = False, progress: ProgressCallback | None = None) -> DenyReport:
+        """Never show or load the urls and hashes that a file lists; with `remove`, take them off the list.
+
+        Rows that are here already are deleted at once, and do not come back when an entry is taken off.
+
+        Raises:
+            UsageError: the file cannot be read, or holds something else.
+            EngineError: ClickHouse failed; the same call again finishes the work.
+        """
+        change = deny.allow_again if remove else deny.deny
+        return change(self.engine, self.name, Path(path), progress)
+
+    def denied(self) -> dict[str, int]:
+        """How many entries the deny list has, by kind: url, md5, sha256."""
+        return deny.counts(self.engine, self.name)
+
+    def verify(
+        self,
+        directory: str | Path,
+        *,
+        shards: str | Iterable[int] | None = None,
+        sample: int = 1000,
+        seed: int = 0,
+        checksums: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> VerifyReport:
+        """Compare the table with the shards in `directory`: all rows by number, `sample` rows of each shard in full.
+
+        With `checksums` the files are read in full, and compared by their sums with what was loaded.
+
+        Raises:
+            UsageError: the directory or shards do not fit, `UnknownCollection`.
+            EngineError: ClickHouse failed.
+        """
+        planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
+        return verify.verify(
+            self.engine, self.info(), planned, sample=sample, seed=seed, checksums=checksums, progress=progress
+        )
+
+    def export(
+        self,
+        out: str | Path | BinaryIO,
+        *,
+        hits: Hits | None = None,
+        where: str | None = None,
+        shards: str | Iterable[int] | None = None,
+        form: export.Form = "parquet",
+        dtype: export.Dtype = "float32",
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> ExportReport:
+        """Write the results of a search, the rows of a condition, or shards to files; see `pipeline.export`.
+
+        Raises:
+            UsageError: the rows are not named, or the output is there already, `InvalidFilter`.
+            EngineError: ClickHouse or the disk failed; nothing half written is left.
+        """
+        numbers = plan.parse_shards(shards) if isinstance(shards, str) else shards
+        wanted = export.Wanted(hits=hits, where=where, shards=None if numbers is None else sorted(set(numbers)))
+        place = Path(out) if isinstance(out, (str, Path)) else out
+        return export.export(
+            self.engine, self.info(), place, wanted, form=form, dtype=dtype, force=force, progress=progress
+        )
 
     # -- searching it -------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,9 @@
         InvalidRow                    exit 3  http 422
         ShardConflict                 exit 3  http 409
         ShardBusy                     exit 3  http 409
+
+
+      TableDiffers                    exit 3  http 409  the table is not what was loaded
       WeightsError                    exit 3  http 503  an encoder's files must change
         InvalidCheckpoint             exit 3  http 422
         ChecksumMismatch              exit 3  http 503
@@ -257,9 +260,9 @@ class InvalidRow(ShardError):
     """A row's metadata are not as they were asked to be."""
 
     def __init__(self, place: str, kind: str, value: object, *, shard: int) -> None:
-        said = str(value) if value is None or len(str(value)) <= 60 else f"{str(value)[:60]}..."
+        said = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
         super().__init__(
-            f"{place} has the {kind} {said!r}; mend that row, or keep such rows with --on-bad-row {kind}=keep",
+            f"{place} has the {kind} {said}; mend that row, or keep such rows with --on-bad-row {kind}=keep",
             shard=shard,
         )
         self.place, self.kind = place, kind
@@ -283,6 +286,20 @@ class ShardBusy(ShardError):
             shard=shard,
         )
         self.holder, self.idle_seconds = holder, idle_seconds
+
+
+class TableDiffers(CliphouseError):
+    """The table does not hold what the files do."""
+
+    exit_code = 3
+    http_status = 409
+
+    def __init__(self, collection: str, differences: Iterable[str], different: int) -> None:
+        super().__init__(
+            f"collection {collection!r} differs from the files in {different} places: {'; '.join(differences)}; "
+            "delete a shard that is wrong and load it again: cliphouse delete --shard N"
+        )
+        self.collection, self.different = collection, different
 
 
 class WeightsError(CliphouseError):

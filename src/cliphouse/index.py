@@ -110,13 +110,19 @@ def build(
         raise UsageError(f"{empty} of {rows} rows have no {column}, and an index needs one in every row")
     others = sum(found.memory_bytes for other, found in indexes.items() if other != column)
     check_memory(engine, estimate_bytes(config, rows=rows, dim=info.dim), rows, others)
-    if not indexes and len(_parts(engine, info.name)) > 1:
+    parts = _parts(engine, info.name)
+    if not indexes and (len(parts) > 1 or any(part.has_deleted for part in parts)):
         # Merged before any index is defined: once one is, a merge builds it, unseen and not to be interrupted.
         engine.command(f"OPTIMIZE TABLE {identifier(info.name)} FINAL")
+    elif hidden := _count(engine, info.name, column, with_deleted=True)[1]:
+        raise UsageError(
+            f"{hidden} deleted rows without {column} are still on disk, and an index takes in deleted rows too; "
+            "remove them first: cliphouse delete --purge"
+        )
     if not existing:
         engine.command(add_index(info.name, column, info.dim, config))
     name = existing.definition.name if existing else index_name(column)
-    missing = rows - sum(state.rows_indexed for state in states(engine, info.name) if state.name == name)
+    missing = sum(state.rows_total - state.rows_indexed for state in states(engine, info.name) if state.name == name)
     engine.command(materialize_index(info.name, name))
     try:
         _wait(engine, info.name, name, missing, progress)
@@ -129,7 +135,7 @@ def build(
             if not existing:
                 engine.command(drop_index(info.name, name))
         raise
-    _protect(engine, info.name)
+    protect(engine, info.name)
     return next(state for state in states(engine, info.name) if state.name == name)
 
 
@@ -182,14 +188,16 @@ class _Part:
     rows: int
     bytes_on_disk: int
     index_bytes: int
+    has_deleted: bool
 
 
 def _parts(engine: Engine, collection: str) -> list[_Part]:
     sql = (
-        "SELECT rows, bytes_on_disk, secondary_indices_uncompressed_bytes FROM system.parts\n"
+        "SELECT rows, bytes_on_disk, secondary_indices_uncompressed_bytes, has_lightweight_delete FROM system.parts\n"
         "WHERE database = currentDatabase() AND table = {name:String} AND active"
     )
-    return [_Part(*map(int, row)) for row in engine.query(Query(sql=sql, parameters={"name": collection})).rows]
+    found = engine.query(Query(sql=sql, parameters={"name": collection})).rows
+    return [_Part(int(rows), int(disk), int(indexes), bool(deleted)) for rows, disk, indexes, deleted in found]
 
 
 def _rows_indexed(found: FoundIndex, parts: Sequence[_Part], all_indexes: Sequence[IndexDefinition]) -> int:
@@ -230,8 +238,10 @@ def _building(engine: Engine, collection: str) -> set[str]:
     return {str(row[0]) for row in engine.query(Query(sql=sql, parameters={"name": collection})).rows}
 
 
-def _count(engine: Engine, collection: str, column: str) -> tuple[int, int]:
+def _count(engine: Engine, collection: str, column: str, *, with_deleted: bool = False) -> tuple[int, int]:
+    """Rows, and those without an embedding in `column`; `with_deleted`, also of rows that are only hidden."""
     sql = f"SELECT count(), countIf(empty({identifier(column)})) FROM {identifier(collection)}"
+    sql += f"\nSETTINGS apply_deleted_mask = {int(not with_deleted)}"
     rows, empty = engine.query(Query(sql=sql)).rows[0]
     return int(rows), int(empty)
 
@@ -277,7 +287,7 @@ def _vectors_added(engine: Engine) -> int:
     return int(rows[0][0]) if rows else 0
 
 
-def _protect(engine: Engine, collection: str) -> None:
+def protect(engine: Engine, collection: str) -> None:
     """Keep background merges away from the indexed part: merging it would build its graph again, for hours.
 
     Smaller new parts still merge with each other; the next build takes them in.

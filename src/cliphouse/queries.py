@@ -86,24 +86,36 @@ def is_complete(distances: Sequence[float], horizon: float, k: int, error: float
     return len(distances) < k or distances[k - 1] < horizon - error
 
 
-def by_index(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams) -> Query:
+def spare(k: int) -> int:
+    """Rows that an index search for `k` asks for beyond k where some are deleted; 0 if the index cannot give more."""
+    return min(shortlist(k), MAX_INDEX_K) - k if k < MAX_INDEX_K else 0
+
+
+def by_index(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams, *, spare: int = 0) -> Query:
     """The approximate search through the HNSW index, with distances computed again from the stored vectors.
 
-    The index is used only for one sort key, so ties are put in order of id by the outer query.
+    The index is used only for one sort key, so ties are put in order of id by the outer query. It knows nothing of
+    deleted rows, and the engine hides them from each part's candidates, where nothing tells how many were lost. With
+    `spare`, so many rows more are asked for with the deleted ones among them, which go only after the candidates of all
+    parts are in order: if k rows remain, deleting has cost none.
     """
     distance = _distance(params, "{target:Array(Float32)}")
+    reach = params.k + spare
     settings = [
-        f"hnsw_candidate_list_size_for_search = {max(params.ef_search, params.k)}",
+        f"hnsw_candidate_list_size_for_search = {max(params.ef_search, reach)}",
         "vector_search_with_rescoring = 1",
     ]
     if params.where:
         settings.append(f"vector_search_index_fetch_multiplier = {FILTER_MULTIPLIER}")
+    if spare:
+        settings.append("apply_deleted_mask = 0")
     sql = (
-        f"SELECT *\nFROM\n(\n"
-        f"    SELECT {_list(selected(params))}, {distance} AS distance\n"
+        f"SELECT {'* EXCEPT (_row_exists)' if spare else '*'}\nFROM\n(\n"
+        f"    SELECT {_list(selected(params))}, {'_row_exists, ' if spare else ''}{distance} AS distance\n"
         f"    FROM {identifier(info.name)}\n{_where(info, params, indent='    ', skip_empty=False)}"
-        f"    ORDER BY distance\n    LIMIT {params.k}\n"
-        f")\nORDER BY distance, id"
+        f"    ORDER BY distance\n    LIMIT {reach}\n"
+        f")\n{'WHERE _row_exists' + chr(10) if spare else ''}ORDER BY distance, id"
+        + (f"\nLIMIT {params.k}" if spare else "")
     )
     return Query(sql=_with_settings(sql, *settings), parameters=_target(target))
 

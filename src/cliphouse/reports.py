@@ -98,3 +98,77 @@ class DownloadReport:
     rows: int = 0
     #: Vector indexes that do not cover the new rows yet.
     stale_indexes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteReport:
+    """What a deletion did: `rows` are gone from every answer; `again` are shards that `load` may bring in again.
+
+    `freed_bytes` is what a purge took from the disk, and `held_bytes` what queries that still run keep there for now.
+    """
+
+    rows: int
+    again: tuple[int, ...] = ()
+    freed_bytes: int = 0
+    held_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenyReport:
+    """What a change of the deny list did: entries read, entries new or taken out, rows deleted for them."""
+
+    entries: int
+    changed: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that differs between the table and the files: where, what it is in each."""
+
+    shard: int | None
+    what: str
+    files: str
+    table: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardCheck:
+    """One shard's rows by three accounts: its files, the ledger (None if it does not know it), the table.
+
+    `deleted` rows were deleted on purpose; `left_out` were never meant to enter. `sampled` were compared.
+    """
+
+    shard: int
+    files: int
+    ledger: int | None
+    table: int
+    deleted: int
+    left_out: int
+    sampled: int
+    differences: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What a comparison of the table with the files found; `differences` has the first of `different` in all."""
+
+    shards: tuple[ShardCheck, ...]
+    differences: tuple[Difference, ...]
+    different: int
+    seconds: float
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs."""
+        return self.different == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What an export wrote: rows and files, and its bytes."""
+
+    rows: int
+    files: tuple[Path, ...]
+    total_bytes: int
+    seconds: float

@@ -42,6 +42,8 @@ _WIDE = "min_bytes_for_wide_part = 0"
 #: Parts that together exceed this are not merged in the background. A LAION shard is a part of 2 GB: merging shards
 #: would write every byte again, and again, and an exact search has to read them all anyway. Small parts still merge.
 MERGE_LIMIT_BYTES = 2**30
+#: How often the engine looks for old files to remove. By itself it slows down to minutes, for which a purge would wait.
+_TIDY = "cleanup_delay_period = 1, cleanup_delay_period_random_add = 0, max_cleanup_delay_period = 10"
 _ELEMENT: Mapping[Storage, str] = {"bfloat16": "BFloat16", "float32": "Float32"}
 
 
@@ -79,7 +81,7 @@ def create_table(info: CollectionInfo) -> str:
     columns = ",\n    ".join(lines)
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(info.name)}\n(\n    {columns}\n)\n"
-        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {_WIDE}, {merge_limit(MERGE_LIMIT_BYTES)}\n"
+        f"ENGINE = MergeTree\nORDER BY id\nSETTINGS {_WIDE}, {_TIDY}, {merge_limit(MERGE_LIMIT_BYTES)}\n"
         f"COMMENT {literal(to_comment(info))}"
     )
 
@@ -135,7 +137,6 @@ LEDGER_COLUMNS: Mapping[str, str] = {
     "state": "LowCardinality(String) DEFAULT 'loaded'",
     "rows": "UInt64",
     "rows_read": "UInt64",
-    "deleted": "UInt64",
     "has_text": "Bool",
     "fingerprint": "String",
     "checksums": "Map(String, String)",
@@ -155,6 +156,36 @@ def create_ledger(collection: str) -> str:
         f"CREATE TABLE IF NOT EXISTS {identifier(ledger_name(collection))}\n(\n{columns}\n)\n"
         "ENGINE = ReplacingMergeTree\nORDER BY shard\n"
         "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+    )
+
+
+def deleted_name(collection: str) -> str:
+    """The table that remembers which rows were deleted on purpose, so that loading their shard leaves them out."""
+    return f"{collection}_deleted"
+
+
+def create_deleted(collection: str) -> str:
+    """One row a deleted id, with the deletion it was part of; ids in order take next to no space."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {identifier(deleted_name(collection))}\n(\n"
+        "    `id` Int64 CODEC(Delta, ZSTD(1)),\n    `deletion` LowCardinality(String),\n"
+        "    `deleted_at` DateTime DEFAULT now()\n)\n"
+        "ENGINE = ReplacingMergeTree\nORDER BY id\nSETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+    )
+
+
+def denied_name(collection: str) -> str:
+    """The table that lists what may never be in a collection."""
+    return f"{collection}_denied"
+
+
+def create_denied(collection: str) -> str:
+    """One row an entry: `value` is a url, or a hash in lower-case hex, as `kind` says."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {identifier(denied_name(collection))}\n(\n"
+        "    `kind` LowCardinality(String),\n    `value` String CODEC(ZSTD(1)),\n"
+        "    `source` LowCardinality(String),\n    `added_at` DateTime DEFAULT now()\n)\n"
+        "ENGINE = ReplacingMergeTree\nORDER BY (kind, value)\nSETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
     )
 
 

@@ -32,14 +32,20 @@ def plan(engine: Engine, info: CollectionInfo, params: SearchParams) -> SearchPl
         return SearchPlan(path="exact", reason=f"the index {found.definition.name} is not built yet")
     if params.k > queries.MAX_INDEX_K:
         return SearchPlan(path="exact", reason=f"k is over {queries.MAX_INDEX_K}, the most an index answers")
+    name = found.definition.name
     parts, parts_with_deletes = _count_parts(engine, info)
-    if parts > 1 and (params.where or parts_with_deletes):
+    if parts > 1 and params.where:
         # Each part gives its own candidates before rows are filtered out, so far rows of one part can take the place
         # of near rows of another, and still make k.
-        what = "a filter" if params.where else "deleted rows"
-        return SearchPlan(path="exact", reason=f"{what} and {parts} parts: the index could miss nearer rows")
-    name = found.definition.name
-    return SearchPlan(path="hnsw", reason=f"the index {name} is ready", index=name)
+        reason = f"a filter and {parts} parts: the index could miss nearer rows"
+        return SearchPlan(path="exact", reason=reason)
+    if not parts_with_deletes or params.where:  # what is deleted is filtered out too
+        return SearchPlan(path="hnsw", reason=f"the index {name} is ready", index=name)
+    if not (spare := queries.spare(params.k)):
+        reason = f"some rows are deleted, and with k {params.k} the index has none to spare for them"
+        return SearchPlan(path="exact", reason=reason)
+    reason = f"the index {name} is ready; deleted rows are taken out of {params.k + spare} that it gives"
+    return SearchPlan(path="hnsw", reason=reason, index=name, spare=spare)
 
 
 def statement(
@@ -54,7 +60,7 @@ def statement(
         raise InvalidFilter(params.where, "its parentheses do not match, or it is more than one expression")
     chosen = plan(engine, info, params)
     if chosen.path == "hnsw":
-        return queries.by_index(info, target, params), chosen
+        return queries.by_index(info, target, params, spare=chosen.spare), chosen
     if info.storage == "bfloat16":
         return queries.scan(info, target, params, cached=keep), chosen
     return queries.exact(info, target, params, cached=keep), chosen
@@ -64,7 +70,8 @@ def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], param
     """The rows nearest to `target`. With `keep`, an exact search keeps the column in the engine's uncompressed cache.
 
     An index that gives fewer than k rows is not believed: the rest was filtered away after it gave its candidates, or
-    was deleted since it was built. Then the search is done again exactly.
+    was deleted since it was built. If rows were deleted it is asked for as many as it can give, and otherwise, or if
+    that does not help, the search is done again exactly.
 
     Raises:
         InvalidFilter: the `where` condition is not one expression, or fails alone.
@@ -73,6 +80,9 @@ def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], param
     first, chosen = statement(engine, info, target, params, keep=keep)
     result = _answer(engine, info, first, params)
     if chosen.path == "hnsw":
+        if len(result.rows) < params.k and 0 < chosen.spare < (most := queries.MAX_INDEX_K - params.k):
+            chosen = replace(chosen, spare=most)
+            result = _answer(engine, info, queries.by_index(info, target, params, spare=most), params)
         if len(result.rows) == params.k:
             return _hits(result, chosen, params)
         reason = f"the index {chosen.index} gave only {len(result.rows)} of {params.k} rows"

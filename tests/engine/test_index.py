@@ -12,6 +12,7 @@ import pytest
 from cliphouse import Collection, IndexConfig, Progress, SearchParams
 from cliphouse.errors import InsufficientMemory, UsageError
 from cliphouse.index import estimate_bytes
+from cliphouse.schema import MERGE_LIMIT_BYTES
 from tests.data import cosine_distances, random_unit, write_shard
 
 SMALL = IndexConfig(m=16, ef_construction=64)
@@ -129,7 +130,8 @@ def test_background_merges_are_kept_away_from_an_indexed_part_and_let_back_after
     create = "SELECT create_table_query AS q FROM system.tables WHERE name = 'laion' AND database = currentDatabase()"
     assert f"max_bytes_to_merge_at_max_space_in_pool = {largest}" in numbers.sql(create).column("q").to_pylist()[0]
     numbers.drop_index()
-    assert "max_bytes_to_merge" not in numbers.sql(create).column("q").to_pylist()[0]
+    limit = f"max_bytes_to_merge_at_max_space_in_pool = {MERGE_LIMIT_BYTES}"
+    assert limit in numbers.sql(create).column("q").to_pylist()[0]
 
 
 def test_near_rows_that_a_filter_or_a_delete_hides_are_not_replaced_by_far_ones(tmp_path: Path) -> None:

@@ -201,15 +201,27 @@ def test_encode_image_and_search_with_it(run: Callable, table: pd.DataFrame, tmp
     assert run(f"{search} SETTINGS force_data_skipping_indices = 'image_index'")[0][0] == table.url[3]
 
 
-def test_shards_do_not_go_into_a_table_that_lacks_their_columns(
+def test_shards_go_into_the_tutorials_table_too(
     run: Callable, table: pd.DataFrame, tmp_path: Path, encoder: WideWords
 ) -> None:
-    write_shard(tmp_path / "in", captions=["x"], images=random_unit(1, DIM), with_text=False)
-    with (
-        Collection.open(tmp_path / "db", encoder=encoder) as collection,
-        pytest.raises(UsageError, match=r"'laion' was not made by cliphouse and lacks the columns license, width"),
-    ):
+    columns = {"similarity": [None, 0.25]}
+    vectors = random_unit(2, DIM)
+    write_shard(tmp_path / "in", 5, ["x", "y"], images=vectors, texts=vectors, dtype="float32", columns=columns)
+    with Collection.open(tmp_path / "db", encoder=encoder) as collection:
         collection.load(tmp_path / "in")
+        hits = collection.search(vectors[1], k=1)
+        assert (hits[0].id, hits[0].caption, hits[0].similarity) == (500_000_001, "y", 0.25)
+        found = collection.sql("SELECT toString(similarity) AS s, image_embedding AS v FROM laion WHERE id = 500000000")
+        assert found.column("s").to_pylist() == ["nan"]
+        assert found.column("v").to_pylist()[0] == vectors[0].tolist()
+
+
+def test_a_table_without_the_tutorials_columns_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in")
+    with Collection.open(tmp_path / "db") as collection:
+        collection.sql("CREATE TABLE laion (id Int64, image_embedding Array(Float32)) ENGINE = MergeTree ORDER BY id")
+        with pytest.raises(UsageError, match="'laion' was not made by cliphouse and lacks the columns url, caption"):
+            collection.load(tmp_path / "in")
 
 
 def test_the_tables_made_by_hand_serve_the_python_api_too(

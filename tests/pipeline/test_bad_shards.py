@@ -19,6 +19,7 @@ from cliphouse.errors import (
     UnknownShard,
     UsageError,
 )
+from cliphouse.types import LoadOptions
 from tests.data import CAPTIONS, ENCODER, random_unit, write_shard
 
 
@@ -38,6 +39,7 @@ def _cut(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
+STRICT = LoadOptions(on_bad_row="fail")
 CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "nan": (lambda d: _edit(d / "img_emb_1.npy", _set(5, np.nan)), InvalidEmbedding, "img_emb_1.npy row 5 holds NaN"),
     "infinite": (lambda d: _edit(d / "text_emb_1.npy", _set(2, np.inf)), InvalidEmbedding, "text_emb_1.npy row 2"),
@@ -106,7 +108,7 @@ def test_a_bad_shard_is_named_and_leaves_no_row(tmp_path: Path, case: str) -> No
     spoil(directory)
     with Collection.open(tmp_path / "db", encoder="test-words") as collection:
         with pytest.raises(error, match=words) as caught:
-            collection.load(directory)
+            collection.load(directory, options=STRICT)
         assert isinstance(caught.value, CliphouseError)
         assert "\n" not in str(caught.value)
         assert collection.sql("SHOW TABLES").num_rows == 0
@@ -121,7 +123,7 @@ def test_the_good_shards_before_it_stay_and_the_mended_one_follows(tmp_path: Pat
     with Collection.open(tmp_path / "db", encoder="test-words") as collection:
         collection.load(tmp_path / "good")
         with pytest.raises(error):
-            collection.load(directory)
+            collection.load(directory, options=STRICT)
         assert (collection.status().rows, collection.status().shards) == (8, (0,))
         assert sorted(collection.sql("SHOW TABLES").column("name").to_pylist()) == ["laion", "laion_shards"]
         (directory / "img_emb_001.npy").unlink(missing_ok=True)
@@ -133,14 +135,14 @@ def test_the_good_shards_before_it_stay_and_the_mended_one_follows(tmp_path: Pat
 def test_a_failure_after_some_batches_leaves_nothing_of_that_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cliphouse.pipeline.read._BATCH_BYTES", 100 * 8 * 4)
-    monkeypatch.setattr("cliphouse.pipeline.load._INSERT_BYTES", 100 * 8 * 4)
+    monkeypatch.setattr("cliphouse.pipeline.enter._BLOCK_BYTES", 100 * 8 * 2)
+    monkeypatch.setattr("cliphouse.pipeline.enter._INSERT_BYTES", 100 * 8 * 2)
     vectors = random_unit(1000, 8)
     vectors[950] = np.nan
     write_shard(tmp_path / "in", captions=["x"] * 1000, images=vectors, with_text=False)
     with Collection.open(tmp_path / "db") as collection:
         with pytest.raises(InvalidEmbedding, match="row 950"):
-            collection.load(tmp_path / "in")
+            collection.load(tmp_path / "in", options=STRICT)
         assert collection.sql("SHOW TABLES").num_rows == 0
 
 

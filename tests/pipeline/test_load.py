@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cliphouse import Collection, Progress
+from cliphouse.engine import Engine
 from cliphouse.errors import DimensionMismatch, EncoderMismatch, ShardConflict, UsageError
-from cliphouse.pipeline import load as pipeline_load
+from cliphouse.pipeline import enter, ledger
 from cliphouse.types import ROWS_PER_SHARD
 from cliphouse.vectors import round_to_bfloat16
 from tests.conftest import SHARED
@@ -81,30 +82,34 @@ def test_rows_deleted_on_purpose_do_not_come_back(db: str, shards: Path) -> None
         assert collection.status().rows == 7
 
 
-@pytest.mark.parametrize("step", ["_record", "_drop"])
-def test_a_loader_that_dies_after_the_rows_are_in_is_understood(
-    db: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+@pytest.mark.parametrize("written", [1, 2])
+def test_a_loader_that_dies_around_the_step_in_which_rows_join_is_understood(
+    db: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
-    """The attach is done and the ledger is not: the right files are recorded, others with as many rows are refused."""
+    """The ledger says that rows are joining, and they have not, or have: the next loader knows which."""
     write_shard(tmp_path / "first", 7)
     other = write_shard(tmp_path / "other", captions=[caption + " again" for caption in CAPTIONS])
     with Collection.open(db, encoder="test-words") as collection:
         collection.load(tmp_path / "first")
         with monkeypatch.context() as patched:
-            original = getattr(pipeline_load, step)
-            calls: list[int] = []
+            original, states = ledger.write, []
 
-            def die(*arguments: object) -> None:
-                calls.append(1)
-                if step == "_record" or len(calls) == 2:  # the first drop clears the way
+            def die(engine: Engine, name: str, entry: ledger.Entry) -> None:
+                if written == 1:
+                    original(engine, name, entry)
+                states.append(entry.state)
+                if len(states) == written:
                     raise SystemExit("killed")
-                original(*arguments)
+                original(engine, name, entry)
 
-            patched.setattr(pipeline_load, step, die)
+            patched.setattr(ledger, "write", die)
             with pytest.raises(SystemExit):
                 collection.load(shards)
-        with pytest.raises(ShardConflict):
-            collection.load(other)
+        assert states == ["joining", "loaded"][:written]
+        assert collection.status().rows == (8 if written == 1 else 16)
+        if written == 2:
+            with pytest.raises(ShardConflict):
+                collection.load(other)
         collection.load(shards)
         assert (collection.status().rows, collection.status().shards) == (16, (0, 7))
         assert collection.search(CAPTIONS[2], k=1)[0].caption == CAPTIONS[2]
@@ -116,7 +121,7 @@ def test_rows_put_in_by_hand_are_not_taken_for_a_shard(db: str, shards: Path, tm
         collection.sql(
             "INSERT INTO laion (id, caption, image_embedding) SELECT 3, 'mine', image_embedding FROM laion LIMIT 1"
         )
-        with pytest.raises(ShardConflict, match="holds 1 rows under its ids that the ledger does not know"):
+        with pytest.raises(ShardConflict, match="holds 1 rows under its ids that the ledger does not know; delete"):
             collection.load(shards)
         assert collection.status().rows == 9
 
@@ -191,8 +196,8 @@ def test_metadata_is_read_by_name_with_defaults_and_in_any_type(db: str, tmp_pat
         hit = collection.search(like=1, k=1)[0]
     assert [tuple(row.values()) for row in rows] == [
         ("u", "a", "NSFW", "0.25", 640, 1, 0, "7"),
-        ("v", "", "", "nan", 0, 0, 0, "8"),
-        ("", "c", "MAYBE", "6016", 0, 0, 0, ""),
+        ("v", "", "UNTAGGED", None, 0, 0, 0, "8"),
+        ("", "c", "MAYBE", None, 0, 0, 0, ""),
     ]
     assert hit.similarity is None
 
@@ -227,8 +232,9 @@ def test_data_without_a_named_encoder(tmp_path: Path, dim: int, encoder: str) ->
 
 def test_many_batches_stay_aligned(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small batches and inserts: row i of the vectors must stay beside row i of the metadata across all of them."""
-    monkeypatch.setattr("cliphouse.pipeline.read._BATCH_BYTES", 64 * 16 * 4 * 2)
-    monkeypatch.setattr(pipeline_load, "_INSERT_BYTES", 300 * 400)
+    monkeypatch.setattr(enter, "_BLOCK_BYTES", 64 * 16 * 2 * 2)
+    monkeypatch.setattr(enter, "_INSERT_BYTES", 300 * 16 * 2 * 2)
+    monkeypatch.setattr(enter, "_SEGMENT_BYTES", 600 * 16 * 2 * 2)
     rows = 1000
     vectors = random_unit(rows, 16)
     captions = [f"caption {row}" for row in range(rows)]

@@ -69,7 +69,7 @@ def test_strings_are_encoded_as_length_and_bytes(texts: list[str | None]) -> Non
     data = [(text or "").encode("utf-8", "surrogatepass") for text in texts]
     expected = b"".join(varint(len(item)) + item for item in data)
     array = pa.array([None if text is None else item for text, item in zip(texts, data, strict=True)], pa.binary())
-    assert strings(array, len(texts)) == expected
+    assert bytes(strings(array, len(texts))) == expected
     padded = pa.concat_arrays([pa.array([b"before"], pa.binary()), array])
     assert strings(padded.slice(1), len(texts)) == expected
 

@@ -10,9 +10,12 @@ import pyarrow as pa
 
 from cliphouse import (
     Collection,
+    DeleteReport,
+    DenyReport,
     DownloadReport,
     EmbedReport,
     Encoder,
+    ExportReport,
     Hit,
     Hits,
     IndexConfig,
@@ -21,6 +24,7 @@ from cliphouse import (
     Progress,
     Query,
     SearchParams,
+    VerifyReport,
     download,
     embed,
 )
@@ -50,6 +54,16 @@ with Collection.open("chdb:///data/laion") as collection:
     hits = collection.search(np.zeros(512))
     hits = collection.search([0.1, 0.2])
     hits = collection.search(like=7)
+    gone: DeleteReport = collection.delete(where="NSFW = 'NSFW'", confirm=lambda rows: rows < 1000, progress=show)
+    collection.delete(ids=[1, 2], purge=True)
+    collection.delete(shards="0-9")
+    denied: DenyReport = collection.deny("opt-outs.txt", progress=show)
+    collection.deny(Path("opt-outs.txt"), remove=True)
+    urls: int = collection.denied()["url"]
+    checked: VerifyReport = collection.verify("shards", shards="0-9", sample=10, seed=1, progress=show)
+    same: bool = checked.same
+    exported: ExportReport = collection.export("hits.parquet", hits=hits, progress=show)
+    collection.export(Path("copy"), shards=[1, 2], form="npy", dtype="float16", force=True)
     first: Hit = hits[0]
     score: float | None = first.similarity
     table: pa.Table = hits.to_arrow()

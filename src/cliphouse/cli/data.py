@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from typing import Literal
 
 import click
 
 from cliphouse.cli.options import database_options, encoder_option, format_option, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
 from cliphouse.collection import DEFAULT_STORAGE
-from cliphouse.errors import UsageError
+from cliphouse.errors import ShardError, UsageError
 from cliphouse.index import describe
 from cliphouse.reports import Status
 from cliphouse.types import LoadOptions, Storage, shard_ranges
@@ -38,6 +40,28 @@ from cliphouse.types import LoadOptions, Storage, shard_ranges
     type=click.Choice(["bfloat16", "float32"]),
     help=f"How a new collection stores its vectors; {DEFAULT_STORAGE} by default.",
 )
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Shards to load at a time.")
+@click.option(
+    "--on-bad-row",
+    metavar="POLICY",
+    default="skip",
+    show_default=True,
+    help="keep, skip or fail, for rows with a vector that has no direction; or KIND=POLICY for other dirt.",
+)
+@click.option(
+    "--on-bad-shard",
+    type=click.Choice(["skip", "fail"]),
+    default="fail",
+    show_default=True,
+    help="Whether a shard with broken files is listed and passed over, or ends the load.",
+)
+@click.option(
+    "--similarity",
+    type=click.Choice(["keep", "recompute"]),
+    default="keep",
+    show_default=True,
+    help="Whether missing and absurd similarities stay unknown, or are computed from the vectors.",
+)
 @encoder_option
 @database_options
 def load(
@@ -46,6 +70,10 @@ def load(
     mapped: tuple[str, ...],
     first_shard: int | None,
     storage: Storage | None,
+    workers: int,
+    on_bad_row: str,
+    on_bad_shard: Literal["skip", "fail"],
+    similarity: Literal["keep", "recompute"],
     encoder: str | None,
     db: str,
     collection: str,
@@ -54,11 +82,24 @@ def load(
 
     In the LAION layout a shard is img_emb_N.npy, metadata_N.parquet and, if there, text_emb_N.npy: all in the directory
     SOURCE, or in its folders img_emb, metadata and text_emb. Files are paired by N and their row counts compared before
-    anything is written. A shard enters whole or not at all; loading it again does nothing.
+    anything is written.
 
     A shard can also be one parquet file that holds the embeddings as lists. SOURCE is then the file, a directory of
     such files, or an address: s3://, gs://, az:// (of a file or a folder), https:// (of a file). Its number is the one
     in the file's name.
+
+    A shard enters whole or not at all; loading it again does nothing, so after Ctrl-C, a crash or a full disk the same
+    command goes on. Each worker takes about half a gigabyte of memory.
+
+    Bad rows are counted by kind, here and in `cliphouse status`:
+
+    \b
+      vector      NaN, infinite or all zero: left out (keep: stored without that embedding)
+      norm        not of length 1: kept, as distances are cosines
+      url         missing: kept
+      caption     missing: kept
+      similarity  missing, or no cosine: kept as NULL
+      nsfw        outside UNLIKELY, UNSURE, NSFW: kept; missing becomes UNTAGGED
 
     \b
     Examples:
@@ -66,17 +107,28 @@ def load(
       cliphouse load ./shards --shards 0-9,12 --db /data/laion
       cliphouse load s3://bucket/laion-5b/ --shards 1-3
       cliphouse load train.parquet --map image_embedding=clip_vit --map caption=title
+      cliphouse load ./shards --on-bad-shard skip --on-bad-row skip,caption=skip,nsfw=fail
+      cliphouse load ./shards --shards 0-204 --workers 4 --db clickhouse://user:password@host:8123/laion
+
+    Leaves with exit code 3 if a shard was passed over.
     """
+    options = LoadOptions(
+        workers=workers,
+        on_bad_row=on_bad_row,
+        on_bad_shard=on_bad_shard,
+        similarity=similarity,
+        columns=_mapping(mapped),
+    )
     with (
         open_collection(db, collection, encoder=encoder, create=True) as opened,
-        progress_bars() as progress,
+        progress_bars(several=True) as progress,
     ):
         report = opened.load(
             source,
             shards=shards,
             first_shard=first_shard,
             storage=storage,
-            options=LoadOptions(columns=_mapping(mapped)),
+            options=options,
             progress=progress,
         )
         info = opened.info()
@@ -88,10 +140,22 @@ def load(
         )
     if report.skipped:
         click.echo(f"shards {shard_ranges(report.skipped)} were loaded already")
+    if report.left_out:
+        click.echo(
+            f"left out {sum(report.left_out.values()):,} of {report.rows_read:,} rows: {by_kind(report.left_out)}"
+        )
+    if report.kept:
+        click.echo(f"kept though not as they should be: {by_kind(report.kept)}")
+    for reason in report.quarantined.values():
+        click.echo(f"passed over {reason}", err=True)
     if report.loaded and report.stale_indexes:
         for name in report.stale_indexes:
             column = name.removesuffix("_index")
             click.echo(f"{name} does not cover the new rows yet: cliphouse index build --column {column}")
+    if report.quarantined:
+        again = shard_ranges(report.quarantined)
+        click.echo(f"mend or download these again, then run the same command with --shards {again}", err=True)
+        click.get_current_context().exit(ShardError.exit_code)
 
 
 def _mapping(mapped: tuple[str, ...]) -> dict[str, str]:
@@ -129,6 +193,11 @@ def status(form: str, db: str, collection: str) -> None:
         ("disk", size(found.total_bytes)),
         *((f"  {column}", size(bytes_)) for column, bytes_ in found.disk_bytes.items()),
     ]
+    if found.left_out:
+        facts.append(("left out", by_kind(found.left_out)))
+    if found.kept:
+        facts.append(("kept, not as they should be", by_kind(found.kept)))
+    facts += [("passed over", reason) for reason in found.quarantined.values()]
     for state in found.indexes:
         covered = f"{state.rows_indexed:,} of {state.rows_total:,} rows"
         facts.append((state.name, f"{state.state}, {covered}, {describe(state.config)}"))
@@ -136,6 +205,11 @@ def status(form: str, db: str, collection: str) -> None:
     if not found.indexes:
         facts.append(("indexes", "none; build one with: cliphouse index build"))
     print_table(["", ""], facts)
+
+
+def by_kind(counts: Mapping[str, int]) -> str:
+    """Counts of bad rows, the most first."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def as_json(found: Status) -> dict[str, object]:

@@ -14,7 +14,9 @@ from cliphouse.cli.data import load, status
 from cliphouse.cli.download import download
 from cliphouse.cli.embed import add, embed
 from cliphouse.cli.encoder import encoder
+from cliphouse.cli.export import export
 from cliphouse.cli.index import index
+from cliphouse.cli.maintain import delete, deny, verify
 from cliphouse.cli.options import Invocation, debug_option
 from cliphouse.cli.search import search
 from cliphouse.cli.sql import sql
@@ -47,7 +49,8 @@ def cli() -> None:
     """
 
 
-for command in (download, load, embed, add, search, index, sql, status, encoder, udf):
+COMMANDS = (download, load, embed, add, search, index, sql, status, export, delete, deny, verify, encoder, udf)
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cliphouse.errors import InvalidEmbedding, InvalidRow
+from cliphouse.pipeline.deny import Denied
 from cliphouse.pipeline.native import numbers
 from cliphouse.pipeline.rows import Batch, OpenShard, Rows, Vectors
 from cliphouse.types import LoadOptions, RowKind, Storage
@@ -39,31 +40,50 @@ class Tally:
     rows_read: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
+    #: Rows that somebody deleted, before this shard was loaded again.
+    deleted: int = 0
     #: Rows stored without an image embedding.
     gaps: int = 0
 
     @property
     def rows(self) -> int:
-        """Rows that are to be in the table."""
+        """Rows that are good enough for the table."""
         return self.rows_read - sum(self.left_out.values())
+
+    @property
+    def stored(self) -> int:
+        """Rows that go into the table."""
+        return self.rows - self.deleted
 
 
 class Cleaner:
-    """Turns the rows of one shard into batches to store, and counts what was wrong with them."""
+    """Turns the rows of one shard into batches to store, and counts what was wrong with them.
 
-    def __init__(self, shard: OpenShard, options: LoadOptions, storage: Storage) -> None:
+    Rows whose numbers are `deleted` do not come back, nor do rows that are `denied`.
+    """
+
+    def __init__(
+        self,
+        shard: OpenShard,
+        options: LoadOptions,
+        storage: Storage,
+        *,
+        deleted: NDArray[np.int64] | None = None,
+        denied: Denied | None = None,
+    ) -> None:
         self._shard, self._options, self._storage = shard, options, storage
+        self._deleted, self._denied = deleted, denied
         self.tally = Tally()
 
-    def clean(self, rows: Rows, denied: NDArray[np.bool_] | None = None) -> Batch:
-        """The rows that stay, as they are to be stored; those of `denied` do not stay.
+    def clean(self, rows: Rows) -> Batch:
+        """The rows that stay, as they are to be stored.
 
         Raises:
             InvalidEmbedding, InvalidRow: a row is bad of a kind whose policy is to fail.
         """
         found = _Findings(self, rows)
-        if denied is not None:
-            found.leave_out("denied", denied)
+        if self._denied is not None:
+            found.leave_out("denied", self._denied.rows(rows.metadata, len(rows.numbers)))
         image, text = self._vectors(rows.image), None if rows.text is None else self._vectors(rows.text)
         columns = [each for each in (image, text) if each is not None]
         found.judge("vector", np.logical_or.reduce([each.bad for each in columns]))
@@ -81,9 +101,14 @@ class Cleaner:
             known = _text(metadata["license"])
             metadata["license"] = pc.if_else(pc.is_in(known, _NO_LICENSE), _NOTHING, known)
         self._similarity(metadata, rows, found)
+        out = found.out
+        if self._deleted is not None and len(self._deleted):
+            again = np.isin(rows.numbers, self._deleted) & ~out
+            self.tally.deleted += int(np.count_nonzero(again))
+            out = out | again
         self.tally.rows_read += len(rows.numbers)
-        self.tally.gaps += int(np.count_nonzero(image.bad & ~found.out))
-        return _select(~found.out, rows.numbers, image.vectors(), text.vectors() if text else None, metadata)
+        self.tally.gaps += int(np.count_nonzero(image.bad & ~out))
+        return _select(~out, rows.numbers, image.vectors(), text.vectors() if text else None, metadata)
 
     def _vectors(self, raw: NDArray[np.floating]) -> _Measured:
         if self._storage == "bfloat16":

@@ -12,7 +12,7 @@ from pyarrow import ArrowException
 
 from cliphouse.engine import Engine
 from cliphouse.errors import ShardError
-from cliphouse.pipeline import ledger
+from cliphouse.pipeline import delete, deny, ledger
 from cliphouse.pipeline.dirt import Cleaner
 from cliphouse.pipeline.ledger import Entry
 from cliphouse.pipeline.native import Piece, block
@@ -42,15 +42,22 @@ class Entrance:
     ) -> None:
         self._engine, self._info, self._options, self._progress = engine, info, options, progress
         self._columns = {name: info.columns[name] for name in INSERT_COLUMNS if name in info.columns}
+        self._denied = deny.current(engine, info.name)
         self._stopped = threading.Event()
         self._comment = threading.Lock()
+        self._expected: dict[int, int] = {}
+        self._reached: dict[int, int] = {}
+
+    def expect(self, shards: Iterable[OpenShard]) -> None:
+        """These shards are to come in: progress over all of them is told too, if they are several."""
+        self._expected = {shard.number: shard.rows for shard in shards}
 
     def stop(self) -> None:
         """Let every shard that is not yet in be given up at the next block."""
         self._stopped.set()
 
-    def bring_in(self, shard: OpenShard, label: str) -> Entry:
-        """Load one shard and record it; return its line in the ledger.
+    def bring_in(self, shard: OpenShard, label: str) -> tuple[Entry, int]:
+        """Load one shard and record it; return its line in the ledger, and how many rows it brought.
 
         The rows are written to a table of their own, merged there to one part, and join the collection in one atomic
         step. Before that step a failure leaves no trace. The ledger says `joining` from before the step until after
@@ -61,7 +68,8 @@ class Entrance:
             EngineError: ClickHouse failed.
         """
         started = time.perf_counter()
-        cleaner = Cleaner(shard, self._options, self._info.storage)
+        deleted = delete.deleted_of(self._engine, self._info.name, shard.number)
+        cleaner = Cleaner(shard, self._options, self._info.storage, deleted=deleted, denied=self._denied)
         mark = shard.fingerprint()
         with Staging(self._engine, self._info.name, shard.number) as staging:
             try:
@@ -89,11 +97,12 @@ class Entrance:
                 seconds=time.perf_counter() - started,
             )
             ledger.write(self._engine, self._info.name, entry)
-            if tally.rows:
+            if tally.stored:
                 self._engine.command(attach_parts(staging.whole, self._info.name))
+            late = deny.enforce(self._engine, self._info.name, shard.number)
             entry = replace(entry, state="loaded", seconds=time.perf_counter() - started)
             ledger.write(self._engine, self._info.name, entry)
-        return entry
+        return entry, tally.stored - late
 
     def _fill(self, staging: Staging, shard: OpenShard, cleaner: Cleaner, mark: str, label: str) -> None:
         """Fill the whole of a staging, as one part, or for a very large shard as one for each segment."""
@@ -109,17 +118,21 @@ class Entrance:
                     pieces = self._pieces(group, shard, label)
                     self._engine.insert_native(gathered, tuple(self._columns), pieces, token=f"{mark[:16]}:{number}")
                 if not several:
-                    self._merge(gathered, staging.whole)
+                    self._merge(gathered, staging.whole, label)
                     continue
                 with staging.table(fine=False) as merged:
-                    self._merge(gathered, merged)
+                    self._merge(gathered, merged, label)
                     self._engine.command(attach_parts(merged, staging.whole))
 
-    def _merge(self, source: str, target: str) -> None:
+    def _merge(self, source: str, target: str, label: str) -> None:
         """Merge the parts of one table to one part of another, which has none."""
         self._check_stop()
+        if self._progress:
+            self._progress(Progress(label=f"{label}: merging", done=0, total=1, unit="parts"))
         self._engine.command(attach_parts(source, target))
         self._engine.command(f"OPTIMIZE TABLE {identifier(target)} FINAL")
+        if self._progress:
+            self._progress(Progress(label=f"{label}: merging", done=1, total=1, unit="parts"))
         self._check_stop()
 
     def _pieces(self, group: Iterable[Batch], shard: OpenShard, label: str) -> Iterator[Piece]:
@@ -128,8 +141,16 @@ class Entrance:
             if not len(batch.numbers):
                 continue
             yield from block(batch, shard=shard.number, storage=self._info.storage, columns=self._columns)
-            if self._progress:
-                self._progress(Progress(label=label, done=int(batch.numbers[-1]) + 1, total=shard.rows))
+            self._tell(label, shard, int(batch.numbers[-1]) + 1)
+
+    def _tell(self, label: str, shard: OpenShard, done: int) -> None:
+        if self._progress is None:
+            return
+        self._progress(Progress(label=label, done=done, total=shard.rows))
+        self._reached[shard.number] = done
+        if len(self._expected) > 1:
+            total = sum(self._expected.values())
+            self._progress(Progress(label="all shards", done=sum(self._reached.copy().values()), total=total))
 
     def _check_stop(self) -> None:
         if self._stopped.is_set():

@@ -22,15 +22,15 @@ State = Literal["joining", "loaded", "quarantined"]
 class Entry:
     """One shard's line.
 
-    `rows` joined the table, of `rows_read` in the files; `left_out` and `kept` count bad rows by kind, `deleted` what
-    was deleted since. A quarantined shard has a `reason`, and no rows.
+    `rows` were to join the table, of `rows_read` in the files: all but those that `left_out` counts by kind. `kept`
+    counts bad rows that are in the table. Rows that somebody deleted, before or since, are in another table. A
+    quarantined shard has a `reason`, and no rows.
     """
 
     shard: int
     state: State
     rows: int = 0
     rows_read: int = 0
-    deleted: int = 0
     has_text: bool = False
     fingerprint: str = ""
     checksums: Mapping[str, str] = field(default_factory=dict)

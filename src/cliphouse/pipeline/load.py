@@ -11,7 +11,7 @@ from cliphouse import catalog, index
 from cliphouse.encoders import LAION_ENCODER, known_dim
 from cliphouse.engine import Engine
 from cliphouse.errors import CliphouseError, DimensionMismatch, EngineError, ShardConflict, ShardError, UsageError
-from cliphouse.pipeline import ledger
+from cliphouse.pipeline import delete, ledger
 from cliphouse.pipeline.enter import Entrance
 from cliphouse.pipeline.ledger import Entry
 from cliphouse.pipeline.read import open_shard
@@ -21,6 +21,7 @@ from cliphouse.reports import LoadReport
 from cliphouse.schema import (
     NEEDED_COLUMNS,
     create_table,
+    deleted_name,
     identifier,
     ledger_name,
 )
@@ -74,7 +75,8 @@ def load_new(
     engine: Engine, info: CollectionInfo, opened: Opened, options: LoadOptions, progress: ProgressCallback | None
 ) -> LoadReport:
     """Create the collection and load into it; if not one shard gets in, leave nothing behind."""
-    drop(engine, ledger_name(info.name))  # of a table that was dropped by hand
+    for table in (ledger_name(info.name), deleted_name(info.name)):
+        drop(engine, table)  # of a table that was dropped by hand
     engine.command(create_table(info))
     info = catalog.find(engine, info.name) or info
     try:
@@ -101,11 +103,15 @@ def load(
 
 @dataclass(slots=True)
 class _Outcome:
-    """What came of one shard: its line in the ledger, or why it was passed over; `fresh` if it came in now."""
+    """What came of one shard: its line in the ledger, or why it was passed over; `fresh` if it came in now.
+
+    Then `stored` rows of it are in the table.
+    """
 
     entry: Entry | None = None
     error: CliphouseError | None = None
     fresh: bool = False
+    stored: int = 0
 
 
 class _Load:
@@ -146,6 +152,7 @@ class _Load:
     def _bring_in_all(self, todo: Sequence[OpenShard], known: Mapping[int, Entry]) -> dict[int, _Outcome]:
         """Load these shards, some at a time, until all are in or one fails."""
         outcomes: dict[int, _Outcome] = {}
+        self._entrance.expect(todo)
         pool = ThreadPoolExecutor(self._options.workers, thread_name_prefix="cliphouse-load")
         try:
             running: dict[Future[_Outcome], OpenShard] = {}
@@ -167,9 +174,10 @@ class _Load:
 
     def _one(self, shard: OpenShard, label: str, known: Entry | None) -> _Outcome:
         try:
-            return _Outcome(self._entrance.bring_in(shard, label), fresh=True)
+            entry, stored = self._entrance.bring_in(shard, label)
         except ShardError as error:
             return self._passed_over(shard, error, known)
+        return _Outcome(entry, fresh=True, stored=stored)
 
     # -- what is known already -----------------------------------------------------------------------------------------
 
@@ -189,7 +197,8 @@ class _Load:
                 f"delete them first: cliphouse delete --shard {shard.number}",
                 shard=shard.number,
             )
-        if not present and entry.rows > entry.deleted:
+        deleted = delete.deleted_rows(self._engine, self._info.name, shard.number)
+        if not present and entry.rows > deleted:
             return None  # dropped or truncated by hand; or its loader died before the rows joined
         if not same:
             raise ShardConflict(
@@ -198,10 +207,10 @@ class _Load:
                 shard=shard.number,
             )
         if entry.state == "joining":  # its loader died after the rows joined
-            if present != entry.rows:
+            if present + deleted != entry.rows:
                 raise ShardConflict(
                     f"the collection holds {present} rows under its ids, and its loader, which died, was to bring "
-                    f"{entry.rows}; delete them first: cliphouse delete --shard {shard.number}",
+                    f"{entry.rows - deleted}; delete them first: cliphouse delete --shard {shard.number}",
                     shard=shard.number,
                 )
             entry = replace(entry, state="loaded")
@@ -249,7 +258,7 @@ class _Load:
     def _report(self, outcomes: Mapping[int, _Outcome], seconds: float) -> LoadReport:
         fresh = {number: each.entry for number, each in sorted(outcomes.items()) if each.fresh and each.entry}
         return LoadReport(
-            rows=sum(entry.rows for entry in fresh.values()),
+            rows=sum(each.stored for each in outcomes.values()),
             rows_read=sum(entry.rows_read for entry in fresh.values()),
             loaded=tuple(fresh),
             skipped=tuple(sorted(number for number, each in outcomes.items() if each.entry and not each.fresh)),

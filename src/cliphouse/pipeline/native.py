@@ -74,7 +74,7 @@ def strings(values: pa.Array | None, rows: int) -> Piece:
     joined = pc.binary_join_element_wise(_prefixes(pc.binary_length(values)), values, pa.scalar(b"", pa.large_binary()))
     _, offsets, data = joined.buffers()
     ends = np.frombuffer(offsets, dtype=np.int64)[joined.offset : joined.offset + rows + 1]
-    return memoryview(data)[ends[0] : ends[-1]] if data is not None and rows else b""
+    return memoryview(data).cast("B")[ends[0] : ends[-1]] if data is not None and rows else b""
 
 
 def _prefixes(lengths: pa.Array) -> pa.Array:

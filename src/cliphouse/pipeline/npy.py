@@ -16,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from cliphouse.errors import DimensionMismatch, RowCountMismatch, ShardError, TruncatedShard
+from cliphouse.pipeline import npy_header
 from cliphouse.pipeline.rows import Rows, sources
 from cliphouse.types import MAX_DIM, MIN_DIM, ROWS_PER_SHARD, Shard
 
@@ -142,8 +143,8 @@ def open_npy(shard: Shard, columns: Mapping[str, str]) -> NpyShard:
         MissingColumn: nothing in the metadata describes the pictures.
         ShardError: a file is not what its name says.
     """
-    image = read_header(shard.image_embeddings, shard.number)
-    text = read_header(shard.text_embeddings, shard.number) if shard.text_embeddings else None
+    image = _open_vectors(shard.image_embeddings, shard.number)
+    text = _open_vectors(shard.text_embeddings, shard.number) if shard.text_embeddings else None
     with _open_parquet(shard) as parquet:
         counts = {shard.image_embeddings: image.rows, shard.metadata: parquet.metadata.num_rows}
         names = parquet.schema_arrow.names
@@ -167,7 +168,7 @@ def check_rows(rows: int, shard: int) -> None:
         raise ShardError(f"{rows} rows are more than a shard may have ({ROWS_PER_SHARD})", shard=shard)
 
 
-def read_header(path: Path, shard: int) -> NpyFile:
+def _open_vectors(path: Path, shard: int) -> NpyFile:
     """What the header of `path` says, in agreement with the file's length.
 
     Raises:
@@ -175,23 +176,19 @@ def read_header(path: Path, shard: int) -> NpyFile:
         ShardError: it holds no vectors.
     """
     try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(file)
-            offset = file.tell()
+        header = npy_header.read_header(path)
     except (OSError, ValueError) as error:
         raise ShardError(f"{path} is not an npy file: {_line(error)}; download it again", shard=shard) from error
-    expected = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if (found := path.stat().st_size) < expected:
-        raise TruncatedShard(path, expected_bytes=expected, found_bytes=found, shard=shard)
+    if (found := path.stat().st_size) < header.file_bytes:
+        raise TruncatedShard(path, expected_bytes=header.file_bytes, found_bytes=found, shard=shard)
+    shape, dtype = header.shape, header.dtype
     if dtype.kind != "f":
         raise ShardError(f"{path} holds {dtype}; embeddings are float16 or float32", shard=shard)
     if len(shape) != 2 or not MIN_DIM <= shape[1] <= MAX_DIM:
         raise ShardError(
             f"{path} has shape {shape}; embeddings are (rows, dim) with dim from {MIN_DIM} to {MAX_DIM}", shard=shard
         )
-    return NpyFile(path, offset, shape[0], shape[1], dtype, fortran)
+    return NpyFile(path, header.offset, shape[0], shape[1], dtype, header.fortran_order)
 
 
 def take_rows(parquet: pq.ParquetFile, numbers: NDArray[np.int64], columns: list[str]) -> pa.RecordBatch:

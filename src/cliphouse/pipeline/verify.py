@@ -1,0 +1,247 @@
+"""The table beside the files it was loaded from: every row counted, some compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cliphouse import catalog
+from cliphouse.engine import Engine, arrow_table
+from cliphouse.errors import ShardError
+from cliphouse.pipeline import ledger
+from cliphouse.pipeline.delete import id_range
+from cliphouse.pipeline.dirt import Cleaner
+from cliphouse.pipeline.read import open_shard
+from cliphouse.pipeline.rows import OpenShard, Vectors
+from cliphouse.pipeline.texts import as_bytes
+from cliphouse.reports import Difference, ShardCheck, VerifyReport
+from cliphouse.schema import EMBEDDING_COLUMNS, deleted_name, identifier
+from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, LoadOptions, Progress, ProgressCallback, Query, Shard
+
+#: Differences that a report names; it counts them all.
+NAMED = 20
+#: Selection compared at once: their vectors are in memory twice.
+_ROWS_AT_ONCE = 2_000
+_BATCH_ROWS = 65_536
+_COMPARED = ("url", "caption")
+
+
+def verify(
+    engine: Engine,
+    info: CollectionInfo,
+    planned: Sequence[Shard],
+    *,
+    sample: int,
+    seed: int = 0,
+    checksums: bool = False,
+    progress: ProgressCallback | None = None,
+) -> VerifyReport:
+    """Compare the table with shards on disk: rows by shard, ids, and `sample` random rows of each shard in full.
+
+    Rows that were deleted or left out on purpose are no difference. The same `seed` takes the same rows. With
+    `checksums` the files are read in full, and their sums compared with those that the ledger has.
+
+    Raises:
+        EngineError: ClickHouse failed.
+    """
+    started = time.perf_counter()
+    verifier = _Verifier(engine, info)
+    checks = []
+    for position, shard in enumerate(planned, 1):
+        label = f"shard {shard.number} ({position} of {len(planned)})"
+        checks.append(verifier.check(shard, sample, seed, label, progress, checksums=checksums))
+    verifier.check_strays()
+    return VerifyReport(
+        shards=tuple(checks),
+        differences=tuple(verifier.differences),
+        different=verifier.different,
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Verifier:
+    """One comparison: what the ledger says, and the differences so far."""
+
+    def __init__(self, engine: Engine, info: CollectionInfo) -> None:
+        self._engine, self._info = engine, info
+        self._table = identifier(info.name)
+        self._ledger = {
+            number: entry for number, entry in ledger.entries(engine, info.name).items() if entry.state != "quarantined"
+        }
+        self._remembers = catalog.exists(engine, deleted_name(info.name))
+        self.differences: list[Difference] = []
+        self.different = 0
+
+    def add(self, found: Iterable[Difference]) -> None:
+        """Count differences, and keep the first."""
+        for each in found:
+            self.different += 1
+            if len(self.differences) < NAMED:
+                self.differences.append(each)
+
+    def check(
+        self,
+        shard: Shard,
+        sample: int,
+        seed: int,
+        label: str,
+        progress: ProgressCallback | None,
+        *,
+        checksums: bool,
+    ) -> ShardCheck:
+        """Compare one shard."""
+        before, number = self.different, shard.number
+        recorded = self._ledger.get(number)
+        deleted = self._deleted(id_range(number, number))
+        rows, distinct, beyond, sampled = 0, 0, 0, 0
+        try:
+            opened: OpenShard | None = open_shard(shard)
+        except ShardError as error:
+            opened = None
+            self.add([Difference(number, "the files", f"cannot be read: {error}", "")])
+        files = opened.rows if opened else 0
+        rows, distinct, beyond = self._count(number, files)
+        left_out = max(0, files - recorded.rows) if recorded else 0
+        if opened:
+            if recorded is None:
+                self.add([Difference(number, "the ledger", f"{files} rows", "does not know the shard")])
+            elif recorded.fingerprint != opened.fingerprint():
+                self.add([Difference(number, "the files", "are others than those that were loaded", "")])
+            expected = (recorded.rows if recorded else files) - len(deleted)
+            if distinct != expected:
+                what = f"{files} in the files, {left_out} left out, {len(deleted)} deleted: {expected}"
+                self.add([Difference(number, "rows", what, f"{distinct}")])
+            if recorded and checksums:
+                self._compare_sums(number, recorded.checksums, opened.checksums())
+            if beyond:
+                self.add([Difference(number, "ids", f"end at row {files - 1}", f"{beyond} rows lie beyond")])
+            rows_taken = _sample(files, sample, seed, number)
+            sampled = len(rows_taken)
+            for start in range(0, sampled, _ROWS_AT_ONCE):
+                chunk = rows_taken[start : start + _ROWS_AT_ONCE]
+                self._compare(opened, chunk, deleted, may_lack=left_out > 0 or recorded is None)
+                if progress:
+                    progress(Progress(label=label, done=start + len(chunk), total=sampled))
+        if rows != distinct:
+            self.add(
+                [Difference(number, "ids", "each once", f"{rows - distinct} rows repeat one: {self._twice(number)}")]
+            )
+        return ShardCheck(
+            shard=number,
+            files=files,
+            ledger=recorded.rows if recorded else None,
+            table=rows,
+            deleted=len(deleted),
+            left_out=left_out,
+            sampled=sampled,
+            differences=self.different - before,
+        )
+
+    def check_strays(self) -> None:
+        """Look for rows whose ids belong to no shard of the ledger."""
+        sql = f"SELECT intDiv(id, {ROWS_PER_SHARD}) AS number, count() FROM {self._table} WHERE id >= 0 GROUP BY number"
+        found = sorted((int(number), int(rows)) for number, rows in self._rows(sql))
+        self.add(
+            Difference(number, "the ledger", "", f"{rows} rows of a shard that the ledger does not know")
+            for number, rows in found
+            if number not in self._ledger
+        )
+        if below := int(self._rows(f"SELECT count() FROM {self._table} WHERE id < 0")[0][0]):
+            self.add([Difference(None, "ids", "are never negative", f"{below} rows with negative ids")])
+
+    def _compare(self, opened: OpenShard, rows: NDArray[np.int64], deleted: set[int], *, may_lack: bool) -> None:
+        number = opened.number
+        ids = rows + number * ROWS_PER_SHARD
+        vectors = ", ".join(f"{identifier(column)}::Array(Float32) AS {column}_" for column in EMBEDDING_COLUMNS)
+        sql = (
+            f"SELECT id, {', '.join(identifier(name) for name in _COMPARED)}, {vectors}\n"
+            f"FROM {self._table} WHERE id IN {{ids:Array(Int64)}} ORDER BY id LIMIT 1 BY id"
+        )
+        stored = arrow_table(self._engine, sql, {"ids": ids.tolist()}).combine_chunks()
+        present = np.asarray(stored.column("id").to_numpy() if stored.num_rows else [], dtype=np.int64)
+        still = [int(each) for each in present if int(each) in deleted]
+        self.add(Difference(number, f"row {each % ROWS_PER_SHARD}", "was deleted", "is there") for each in still)
+        if not may_lack:
+            lacking = [int(each) for each in np.setdiff1d(ids, present) if int(each) not in deleted]
+            self.add(Difference(number, f"row {each % ROWS_PER_SHARD}", "is there", "is missing") for each in lacking)
+        if not len(present):
+            return
+        # What the loader would store of them, whatever its policies were.
+        taken = present - number * ROWS_PER_SHARD
+        expected = Cleaner(opened, LoadOptions(on_bad_row="keep"), self._info.storage).clean(opened.take(taken))
+        for column in _COMPARED:
+            texts = as_bytes(expected.metadata.get(column)) or [b""] * len(taken)
+            for row, file, table in zip(taken, texts, as_bytes(stored.column(column)), strict=True):
+                if file != table:
+                    self.add([Difference(number, f"row {row}: {column}", _shown(file), _shown(table))])
+        for column, wanted in zip(EMBEDDING_COLUMNS, (expected.image, expected.text), strict=True):
+            self._compare_vectors(number, column, wanted, taken, stored.column(f"{column}_").combine_chunks())
+
+    def _compare_vectors(
+        self, number: int, column: str, expected: Vectors | None, rows: NDArray[np.int64], stored: pa.Array
+    ) -> None:
+        lengths = stored.value_lengths().to_numpy(zero_copy_only=False)
+        wanted = np.zeros(len(rows), np.int64)
+        if expected is not None:
+            wanted[:] = expected.stored.shape[1]
+            if expected.empty is not None:
+                wanted[expected.empty] = 0
+        for place in np.flatnonzero(lengths != wanted):
+            what = f"row {rows[place]}: {column}"
+            self.add([Difference(number, what, f"{wanted[place]} dimensions", f"{lengths[place]}")])
+        whole = (lengths == wanted) & (wanted > 0)
+        if expected is None or not whole.any():
+            return
+        files = expected.stored[whole]
+        if files.dtype == np.uint16:
+            files = (files.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        table = stored.filter(pa.array(whole)).flatten().to_numpy(zero_copy_only=False).reshape(files.shape)
+        for place in np.flatnonzero((files != table).any(axis=1)):
+            at = int(np.argmax(files[place] != table[place]))
+            found = f"{files[place, at]:.6g} at {at}", f"{table[place, at]:.6g}"
+            self.add([Difference(number, f"row {rows[whole][place]}: {column}", *found)])
+
+    def _compare_sums(self, number: int, recorded: Mapping[str, str], found: Mapping[str, str]) -> None:
+        for kind in sorted(recorded.keys() | found.keys()):
+            if recorded.get(kind, "") != found.get(kind, ""):
+                sums = found.get(kind, "no file"), recorded.get(kind, "no sum")
+                self.add([Difference(number, f"the {kind} file's checksum", *sums)])
+
+    def _deleted(self, condition: str) -> set[int]:
+        if not self._remembers:
+            return set()
+        sql = f"SELECT DISTINCT id FROM {identifier(deleted_name(self._info.name))} WHERE {condition}"
+        return {int(row[0]) for row in self._rows(sql)}
+
+    def _count(self, number: int, files: int) -> tuple[int, int, int]:
+        """Rows under the shard's ids, different ids among them, and rows that its files do not have."""
+        last = number * ROWS_PER_SHARD + files - 1
+        sql = f"SELECT count(), uniqExact(id), countIf(id > {last}) FROM {self._table} WHERE {id_range(number, number)}"
+        rows, distinct, beyond = self._rows(sql)[0]
+        return int(rows), int(distinct), int(beyond)
+
+    def _twice(self, number: int) -> str:
+        sql = (
+            f"SELECT id FROM {self._table} WHERE {id_range(number, number)}\n"
+            "GROUP BY id HAVING count() > 1 ORDER BY id LIMIT 3"
+        )
+        return ", ".join(str(row[0]) for row in self._rows(sql))
+
+    def _rows(self, sql: str) -> list[tuple[int | str, ...]]:
+        return self._engine.query(Query(sql=sql)).rows
+
+
+def _sample(rows: int, wanted: int, seed: int, number: int) -> NDArray[np.int64]:
+    """Rows to compare, in order: all, or as many as wanted."""
+    if wanted >= rows:
+        return np.arange(rows, dtype=np.int64)
+    return np.sort(np.random.default_rng([seed, number]).choice(rows, wanted, replace=False)).astype(np.int64)
+
+
+def _shown(value: bytes) -> str:
+    text = value.decode("utf-8", "replace")
+    return repr(text if len(text) <= 60 else text[:59] + "…")
