@@ -265,15 +265,17 @@ class Collection:
 
     def verify(
         self,
-        directory: str | Path,
+        source: str | Path,
         *,
         shards: str | Iterable[int] | None = None,
+        first_shard: int | None = None,
+        columns: Mapping[str, str] | None = None,
         sample: int = 1000,
         seed: int = 0,
         checksums: bool = False,
         progress: ProgressCallback | None = None,
     ) -> VerifyReport:
-        """Compare the table with the shards in `directory`: all rows by number, `sample` rows of each shard in full.
+        """Compare the table with the shards at `source`: all rows by number, `sample` rows of each shard in full.
 
         With `checksums` the files are read in full, and compared by their sums with what was loaded.
 
@@ -281,9 +283,16 @@ class Collection:
             UsageError: the directory or shards do not fit, `UnknownCollection`.
             EngineError: ClickHouse failed.
         """
-        planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
+        wanted = plan.parse_shards(shards) if isinstance(shards, str) else shards
         return verify.verify(
-            self.engine, self.info(), planned, sample=sample, seed=seed, checksums=checksums, progress=progress
+            self.engine,
+            self.info(),
+            find(source, wanted, first_shard),
+            columns=columns,
+            sample=sample,
+            seed=seed,
+            checksums=checksums,
+            progress=progress,
         )
 
     def export(

@@ -268,6 +268,23 @@ def test_loading_again_is_exactly_once(tmp_path: Path) -> None:
             collection.load(tmp_path / "in")
 
 
+def test_the_table_is_verified_by_the_file_and_exported_to_one(
+    tmp_path: Path, cliphouse: Callable[..., Outcome]
+) -> None:
+    columns = {"image_embedding": None, "features": lists(ENCODED, without=[3])}
+    path = write_merged(tmp_path / "in" / "laion_1.parquet", columns=columns, row_group_size=3)
+    place = ("--db", tmp_path / "db", "--map", "image_embedding=features", "--first-shard", 2)
+    assert cliphouse("load", path.parent, "--encoder", "test-words", *place).code == 0
+    verified = cliphouse("verify", path.parent, "--checksums", *place)
+    assert (verified.code, "the table is what the files say; 8 rows compared" in verified.out) == (0, True)
+    with Collection.open(tmp_path / "db") as collection:
+        collection.export(tmp_path / "out.parquet", where="true")
+        again = Collection(collection.engine, "again", "test-words")
+        assert again.load(tmp_path / "out.parquet", first_shard=5).rows == 7
+        columns_of = "SELECT caption, url, similarity, image_embedding, text_embedding FROM {} ORDER BY id"
+        assert again.sql(columns_of.format("again")) == collection.sql(columns_of.format("laion"))
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], type[Exception], str]] = {

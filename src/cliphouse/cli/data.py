@@ -9,10 +9,10 @@ from typing import Literal
 
 import click
 
-from cliphouse.cli.options import database_options, encoder_option, format_option, open_collection
+from cliphouse.cli.options import database_options, encoder_option, format_option, merged_options, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
 from cliphouse.collection import DEFAULT_STORAGE
-from cliphouse.errors import ShardError, UsageError
+from cliphouse.errors import ShardError
 from cliphouse.index import describe
 from cliphouse.reports import Status
 from cliphouse.types import LoadOptions, Storage, shard_ranges
@@ -21,20 +21,7 @@ from cliphouse.types import LoadOptions, Storage, shard_ranges
 @click.command()
 @click.argument("source")
 @click.option("--shards", metavar="RANGES", help="Which shards, for example 0-9,12; all by default.")
-@click.option(
-    "--map",
-    "mapped",
-    multiple=True,
-    metavar="COLUMN=SOURCE",
-    help="Fill a column of the table, for example image_embedding, from the parquet column SOURCE. Repeatable.",
-)
-@click.option(
-    "--first-shard",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Number merged parquet files N, N+1, ... in the order of their names, not by the numbers in these. The set of "
-    "files must then stay as it is: one that is added in between would move the numbers of others.",
-)
+@merged_options
 @click.option(
     "--storage",
     type=click.Choice(["bfloat16", "float32"]),
@@ -67,7 +54,7 @@ from cliphouse.types import LoadOptions, Storage, shard_ranges
 def load(
     source: str,
     shards: str | None,
-    mapped: tuple[str, ...],
+    columns: dict[str, str],
     first_shard: int | None,
     storage: Storage | None,
     workers: int,
@@ -117,7 +104,7 @@ def load(
         on_bad_row=on_bad_row,
         on_bad_shard=on_bad_shard,
         similarity=similarity,
-        columns=_mapping(mapped),
+        columns=columns,
     )
     with (
         open_collection(db, collection, encoder=encoder, create=True) as opened,
@@ -156,21 +143,6 @@ def load(
         again = shard_ranges(report.quarantined)
         click.echo(f"mend or download these again, then run the same command with --shards {again}", err=True)
         click.get_current_context().exit(ShardError.exit_code)
-
-
-def _mapping(mapped: tuple[str, ...]) -> dict[str, str]:
-    """Columns of the files by column of the table.
-
-    Raises:
-        UsageError: one is not written as COLUMN=SOURCE, or a column is named twice.
-    """
-    columns: dict[str, str] = {}
-    for each in mapped:
-        column, _, source = each.partition("=")
-        if not column or not source or column in columns:
-            raise UsageError(f"--map {each!r} is not COLUMN=SOURCE, or names its column again")
-        columns[column] = source
-    return columns
 
 
 @click.command()
