@@ -17,6 +17,7 @@ from cliphouse.errors import EncoderMismatch, UsageError
 from cliphouse.hits import Hits, SearchPlan
 from cliphouse.pipeline import add, delete, deny, export, ledger, load, plan, verify
 from cliphouse.pipeline.embed import EmbedOptions
+from cliphouse.pipeline.find import find
 from cliphouse.pipeline.sources import Listed, Source
 from cliphouse.reports import DeleteReport, DenyReport, EmbedReport, ExportReport, LoadReport, Status, VerifyReport
 from cliphouse.searcher import Searcher
@@ -144,14 +145,19 @@ class Collection:
 
     def load(
         self,
-        directory: str | Path,
+        source: str | Path,
         *,
         shards: str | Iterable[int] | None = None,
+        first_shard: int | None = None,
         storage: Storage | None = None,
         options: LoadOptions | None = None,
         progress: ProgressCallback | None = None,
     ) -> LoadReport:
-        """Load shards in the LAION layout from `directory`, all or those in `shards` ("0-9,12" or numbers).
+        """Load the shards at `source`, all or those in `shards` ("0-9,12" or numbers).
+
+        `source` is a directory in the LAION layout, a parquet file that holds the embeddings too, a directory of such
+        files, or an address of either (`s3://bucket/folder/`, `https://host/file.parquet`). Such files have the numbers
+        in their names, or are counted from `first_shard` in the order of their names.
 
         A shard enters whole or not at all, and loading one again does nothing. All files are checked before the first
         row is written. `options` say what happens to bad rows and bad shards, and how many shards load at a time. A new
@@ -159,17 +165,18 @@ class Collection:
         one is taken for LAION's, clip-vit-b32), and its `storage` from here: bfloat16 unless told otherwise.
 
         Raises:
-            UsageError: the directory, shards, encoder or storage do not fit.
+            UsageError: the source, shards, encoder or storage do not fit.
             ShardError: the files of a shard do not.
+            SourceUnavailable: an address cannot be listed.
             EngineError: writing failed; shards that were finished stay.
         """
         options = options or LoadOptions()
-        planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
-        opened = load.open_all(planned, options)
-        made_by = plan.encoder_of(Path(directory))
+        wanted = plan.parse_shards(shards) if isinstance(shards, str) else shards
+        opened = load.open_all(find(source, wanted, first_shard), options)
+        made_by = plan.encoder_of(Path(source))
         given = self._chosen.name
         if made_by and given and made_by != given:
-            raise EncoderMismatch(collection=str(directory), stored=made_by, given=given, kind="folder")
+            raise EncoderMismatch(collection=str(source), stored=made_by, given=given, kind="folder")
         info = self._before_writing(storage)
         if info is None:
             info = load.describe_new(self.name, opened, given or made_by, self._chosen.dim, storage or DEFAULT_STORAGE)
@@ -258,15 +265,17 @@ class Collection:
 
     def verify(
         self,
-        directory: str | Path,
+        source: str | Path,
         *,
         shards: str | Iterable[int] | None = None,
+        first_shard: int | None = None,
+        columns: Mapping[str, str] | None = None,
         sample: int = 1000,
         seed: int = 0,
         checksums: bool = False,
         progress: ProgressCallback | None = None,
     ) -> VerifyReport:
-        """Compare the table with the shards in `directory`: all rows by number, `sample` rows of each shard in full.
+        """Compare the table with the shards at `source`: all rows by number, `sample` rows of each shard in full.
 
         With `checksums` the files are read in full, and compared by their sums with what was loaded.
 
@@ -274,9 +283,16 @@ class Collection:
             UsageError: the directory or shards do not fit, `UnknownCollection`.
             EngineError: ClickHouse failed.
         """
-        planned = plan.plan(Path(directory), plan.parse_shards(shards) if isinstance(shards, str) else shards)
+        wanted = plan.parse_shards(shards) if isinstance(shards, str) else shards
         return verify.verify(
-            self.engine, self.info(), planned, sample=sample, seed=seed, checksums=checksums, progress=progress
+            self.engine,
+            self.info(),
+            find(source, wanted, first_shard),
+            columns=columns,
+            sample=sample,
+            seed=seed,
+            checksums=checksums,
+            progress=progress,
         )
 
     def export(

@@ -35,6 +35,7 @@
         IncompleteWeights             exit 3  http 503
         PrecisionTooLow               exit 3  http 422
       DownloadFailed                  exit 3  http 503  another source, or another time
+      SourceUnavailable               exit 3  http 503  another address, or another time
       InsufficientMemory              exit 4  http 507  a smaller request or a larger machine
       EngineError                     exit 5  http 502  ClickHouse said no
         StorageError                  exit 5  http 507  the data directory cannot be used
@@ -169,8 +170,8 @@ class UnknownShard(UsageError):
 
     http_status = 404
 
-    def __init__(self, directory: Path, *, wanted: str, present: str) -> None:
-        found = f"it holds shards {present}" if present else "it holds no img_emb_N.npy"
+    def __init__(self, directory: str | Path, *, wanted: str, present: str) -> None:
+        found = f"it holds shards {present}" if present else "it holds no img_emb_N.npy and no merged parquet file"
         super().__init__(f"no shard {wanted} in {directory}: {found}")
         self.wanted, self.present = wanted, present
 
@@ -359,6 +360,18 @@ class DownloadFailed(CliphouseError):
     def __init__(self, url: str, reason: str, *, advice: str = "") -> None:
         advice = advice or "run the same command again to go on where it stopped"
         super().__init__(f"cannot download {url}: {reason}; {advice}")
+        self.url, self.reason = url, reason
+
+
+class SourceUnavailable(CliphouseError):
+    """Files to load are at an address that cannot be read."""
+
+    exit_code = 3
+    http_status = 503
+
+    def __init__(self, url: str, reason: str, advice: str) -> None:
+        url = url.partition("?")[0]  # the query may be a key to it
+        super().__init__(f"cannot read {url}: {reason}; {advice}")
         self.url, self.reason = url, reason
 
 

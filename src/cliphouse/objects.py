@@ -1,19 +1,16 @@
-"""Files from object stores and from this machine's own folders: s3://, gs://, az://, file://.
-
-The one module that knows obstore.
-"""
+"""Files from object stores and from this machine's own folders: s3://, gs://, az://, file://."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from cliphouse.errors import DownloadFailed, UsageError
+from cliphouse import storage
+from cliphouse.errors import DownloadFailed
 from cliphouse.files import HEAD_BYTES, Part, Peek
 from cliphouse.pace import Busy, Pace, persist
 from cliphouse.types import Progress, ProgressCallback
@@ -23,31 +20,7 @@ if TYPE_CHECKING:
 
 #: One request brings this much, so that nothing that came is lost, and no request lasts long.
 _PIECE = 8 << 20
-#: Variables of which one tells that a store of this kind is to be asked with a name; without them it is asked without.
-#: Left to itself, the library would look for a cloud machine's own credentials, for a long time, anywhere else.
-_CREDENTIALS = {
-    "s3": (
-        "AWS_ACCESS_KEY_ID",
-        "AWS_WEB_IDENTITY_TOKEN_FILE",
-        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-        "AWS_SKIP_SIGNATURE",
-    ),
-    "gs": (
-        "GOOGLE_APPLICATION_CREDENTIALS",
-        "GOOGLE_SERVICE_ACCOUNT",
-        "GOOGLE_SERVICE_ACCOUNT_KEY",
-        "GOOGLE_SKIP_SIGNATURE",
-    ),
-    "az": (
-        "AZURE_STORAGE_ACCOUNT_KEY",
-        "AZURE_STORAGE_SAS_KEY",
-        "AZURE_STORAGE_TOKEN",
-        "AZURE_CLIENT_ID",
-        "AZURE_SKIP_SIGNATURE",
-    ),
-}
-SCHEMES = (*_CREDENTIALS, "file")
+SCHEMES = (*storage.STORES, "file")
 
 
 def receive(
@@ -126,8 +99,7 @@ def peek(base: str, name: str, *, patience: float, pace: Pace) -> Peek:
 
 
 def _open(base: str, patience: float) -> ObjectStore:
-    from obstore.exceptions import BaseError
-    from obstore.store import LocalStore, from_url
+    from obstore.store import LocalStore
 
     parts = urlsplit(base)
     if parts.scheme == "file":
@@ -135,22 +107,8 @@ def _open(base: str, patience: float) -> ObjectStore:
         if not folder.is_dir():
             raise DownloadFailed(base, "there is no such folder")
         return LocalStore(folder)
-    if parts.scheme not in _CREDENTIALS or not parts.netloc:
-        raise UsageError(f"{base!r} is no address of a store; write for example s3://bucket/folder")
     # A whole request may take long on a slow line; what must not is a moment without a byte.
-    client: Any = {
-        "timeout": timedelta(hours=1),
-        "read_timeout": timedelta(seconds=patience),
-        "connect_timeout": timedelta(seconds=min(patience, 10)),
-        "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
-        "user_agent": "cliphouse",
-    }
-    anonymous = not any(os.environ.get(name) for name in _CREDENTIALS[parts.scheme])
-    config: Any = {"skip_signature": True} if anonymous else {}
-    try:
-        return from_url(base, config=config, client_options=client, retry_config={"max_retries": 0})
-    except (BaseError, ValueError) as error:
-        raise UsageError(f"{base!r} cannot be used: {_line(error)}") from error
+    return storage.open_store(base, patience=patience, timeout=timedelta(hours=1), retries={"max_retries": 0})
 
 
 @contextmanager

@@ -93,6 +93,24 @@ class Shard:
     text_embeddings: Path | None
     metadata: Path
 
+    @property
+    def source(self) -> str:
+        """The file that stands for it in messages and in the ledger."""
+        return str(self.image_embeddings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedShard:
+    """A numbered shard that is one parquet file, embeddings included: a path, or an address as `https://host/file`."""
+
+    number: int
+    location: str
+
+    @property
+    def source(self) -> str:
+        """The location, for messages and the ledger: without its query, which may be a key to it."""
+        return self.location.partition("?")[0] if "://" in self.location else self.location
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionInfo:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import click
 
-from cliphouse.cli.options import database_options, encoder_option, format_option, open_collection
+from cliphouse.cli.options import database_options, encoder_option, format_option, merged_options, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
 from cliphouse.collection import DEFAULT_STORAGE
 from cliphouse.errors import ShardError
@@ -20,8 +19,9 @@ from cliphouse.types import LoadOptions, Storage, shard_ranges
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.option("--shards", metavar="RANGES", help="Which shards, for example 0-9,12; all by default.")
+@merged_options
 @click.option(
     "--storage",
     type=click.Choice(["bfloat16", "float32"]),
@@ -52,8 +52,10 @@ from cliphouse.types import LoadOptions, Storage, shard_ranges
 @encoder_option
 @database_options
 def load(
-    directory: Path,
+    source: str,
     shards: str | None,
+    columns: dict[str, str],
+    first_shard: int | None,
     storage: Storage | None,
     workers: int,
     on_bad_row: str,
@@ -63,11 +65,17 @@ def load(
     db: str,
     collection: str,
 ) -> None:
-    """Load LAION-layout shards from DIRECTORY into the collection.
+    """Load the shards at SOURCE into the collection.
 
-    A shard is img_emb_N.npy, metadata_N.parquet and, if there, text_emb_N.npy: all in DIRECTORY, or in its folders
-    img_emb, metadata and text_emb. Files are paired by N and their row counts compared before anything is written. A
-    shard enters whole or not at all; loading it again does nothing, so after Ctrl-C, a crash or a full disk the same
+    In the LAION layout a shard is img_emb_N.npy, metadata_N.parquet and, if there, text_emb_N.npy: all in the directory
+    SOURCE, or in its folders img_emb, metadata and text_emb. Files are paired by N and their row counts compared before
+    anything is written.
+
+    A shard can also be one parquet file that holds the embeddings as lists. SOURCE is then the file, a directory of
+    such files, or an address: s3://, gs://, az:// (of a file or a folder), https:// (of a file). Its number is the one
+    in the file's name.
+
+    A shard enters whole or not at all; loading it again does nothing, so after Ctrl-C, a crash or a full disk the same
     command goes on. Each worker takes about half a gigabyte of memory.
 
     Bad rows are counted by kind, here and in `cliphouse status`:
@@ -84,17 +92,32 @@ def load(
     Examples:
       cliphouse load ./shards
       cliphouse load ./shards --shards 0-9,12 --db /data/laion
+      cliphouse load s3://bucket/laion-5b/ --shards 1-3
+      cliphouse load train.parquet --map image_embedding=clip_vit --map caption=title
       cliphouse load ./shards --on-bad-shard skip --on-bad-row skip,caption=skip,nsfw=fail
       cliphouse load ./shards --shards 0-204 --workers 4 --db clickhouse://user:password@host:8123/laion
 
     Leaves with exit code 3 if a shard was passed over.
     """
-    options = LoadOptions(workers=workers, on_bad_row=on_bad_row, on_bad_shard=on_bad_shard, similarity=similarity)
+    options = LoadOptions(
+        workers=workers,
+        on_bad_row=on_bad_row,
+        on_bad_shard=on_bad_shard,
+        similarity=similarity,
+        columns=columns,
+    )
     with (
         open_collection(db, collection, encoder=encoder, create=True) as opened,
         progress_bars(several=True) as progress,
     ):
-        report = opened.load(directory, shards=shards, storage=storage, options=options, progress=progress)
+        report = opened.load(
+            source,
+            shards=shards,
+            first_shard=first_shard,
+            storage=storage,
+            options=options,
+            progress=progress,
+        )
         info = opened.info()
     if report.loaded:
         rate = report.rows / report.seconds
@@ -118,7 +141,7 @@ def load(
             click.echo(f"{name} does not cover the new rows yet: cliphouse index build --column {column}")
     if report.quarantined:
         again = shard_ranges(report.quarantined)
-        click.echo(f"mend or download these again, then: cliphouse load {directory} --shards {again}", err=True)
+        click.echo(f"mend or download these again, then run the same command with --shards {again}", err=True)
         click.get_current_context().exit(ShardError.exit_code)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from cliphouse.cli.options import database_options, format_option, open_collection
+from cliphouse.cli.options import database_options, format_option, merged_options, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
 from cliphouse.errors import TableDiffers, UsageError
 from cliphouse.reports import Difference
@@ -102,8 +102,9 @@ def deny(file: Path | None, show: bool, remove: bool, form: str, db: str, collec
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.option("--shards", metavar="RANGES", help="Which shards, for example 0-9,12; all by default.")
+@merged_options
 @click.option(
     "--sample", default=1000, show_default=True, help="Rows of each shard whose vectors and texts to compare."
 )
@@ -111,9 +112,17 @@ def deny(file: Path | None, show: bool, remove: bool, form: str, db: str, collec
 @click.option("--checksums", is_flag=True, help="Read the files in full, and compare their sums with the ledger's.")
 @database_options
 def verify(
-    directory: Path, shards: str | None, sample: int, seed: int, checksums: bool, db: str, collection: str
+    source: str,
+    shards: str | None,
+    columns: dict[str, str],
+    first_shard: int | None,
+    sample: int,
+    seed: int,
+    checksums: bool,
+    db: str,
+    collection: str,
 ) -> None:
-    """Compare the collection with the shards in DIRECTORY that it was loaded from.
+    """Compare the collection with the shards at SOURCE that it was loaded from.
 
     For every shard the rows of the files, of the ledger and of the table are counted; rows that were deleted or left
     out on purpose are allowed for. Of each shard a random sample is compared: url, caption and both vectors as they
@@ -130,7 +139,14 @@ def verify(
         raise UsageError("--sample and --seed are not negative")
     with open_collection(db, collection) as opened, progress_bars() as progress:
         report = opened.verify(
-            directory, shards=shards, sample=sample, seed=seed, checksums=checksums, progress=progress
+            source,
+            shards=shards,
+            first_shard=first_shard,
+            columns=columns,
+            sample=sample,
+            seed=seed,
+            checksums=checksums,
+            progress=progress,
         )
     print_table(
         ["shard", "files", "ledger", "table", "deleted", "left out", "compared", "differences"],

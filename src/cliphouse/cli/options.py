@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cliphouse.collection import DEFAULT_NAME, Collection
 from cliphouse.encoders import DEVICE_VARIABLE
-from cliphouse.errors import InvalidVector
+from cliphouse.errors import InvalidVector, UsageError
 
 DEFAULT_DB = "./cliphouse-data"
 
@@ -90,6 +90,35 @@ def device_option(function: F) -> F:
         envvar=DEVICE_VARIABLE,
         help="Where the encoder runs; the processor by default. A GPU that is asked for and absent is an error.",
     )(function)
+
+
+def merged_options(function: F) -> F:
+    """Add --map and --first-shard; the function gets `columns`, a dict, and `first_shard`."""
+    function = click.option(
+        "--first-shard",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Number merged parquet files N, N+1, ... in the order of their names, not by the numbers in these. The "
+        "set of files must then stay as it is: one that is added in between would move the numbers of others.",
+    )(function)
+    return click.option(
+        "--map",
+        "columns",
+        multiple=True,
+        callback=_mapping,
+        metavar="COLUMN=SOURCE",
+        help="Fill a column of the table, for example image_embedding, from the parquet column SOURCE. Repeatable.",
+    )(function)
+
+
+def _mapping(_context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    columns: dict[str, str] = {}
+    for each in given:
+        column, _, source = each.partition("=")
+        if not column or not source or column in columns:
+            raise UsageError(f"--map {each!r} is not COLUMN=SOURCE, or names its column again")
+        columns[column] = source
+    return columns
 
 
 def open_collection(

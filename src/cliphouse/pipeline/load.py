@@ -25,7 +25,7 @@ from cliphouse.schema import (
     identifier,
     ledger_name,
 )
-from cliphouse.types import CollectionInfo, LoadOptions, ProgressCallback, Shard, Storage
+from cliphouse.types import CollectionInfo, LoadOptions, MergedShard, ProgressCallback, Shard, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Opened:
     broken: Mapping[int, tuple[str, CliphouseError]] = field(default_factory=dict)
 
 
-def open_all(shards: Iterable[Shard], options: LoadOptions) -> Opened:
+def open_all(shards: Iterable[Shard | MergedShard], options: LoadOptions) -> Opened:
     """Open shards, which checks all that can be checked without reading their vectors.
 
     Raises:
@@ -49,7 +49,7 @@ def open_all(shards: Iterable[Shard], options: LoadOptions) -> Opened:
         except (ShardError, DimensionMismatch) as error:
             if options.on_bad_shard == "fail":
                 raise
-            broken[shard.number] = (str(shard.image_embeddings), error)
+            broken[shard.number] = (shard.source, error)
     return Opened(opened, broken)
 
 

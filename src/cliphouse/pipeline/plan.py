@@ -68,6 +68,23 @@ def discover(directory: Path) -> dict[str, dict[int, Path]]:
     return found
 
 
+def select(source: str | Path, present: Iterable[int], wanted: Iterable[int] | None) -> list[int]:
+    """The `wanted` ones of the shard numbers that are `present`, in order; all of them if none are named.
+
+    Raises:
+        UnknownShard: a wanted one is not present, or nothing is.
+        ShardError: one is too high.
+    """
+    present = set(present)
+    numbers = sorted(present if wanted is None else set(wanted))
+    missing = [number for number in numbers if number not in present]
+    if missing or not numbers:
+        raise UnknownShard(source, wanted=shard_ranges(missing) or "at all", present=shard_ranges(present))
+    if numbers[-1] > MAX_SHARD:
+        raise ShardError(f"shard numbers end at {MAX_SHARD}; rename its files", shard=numbers[-1])
+    return numbers
+
+
 def plan(directory: Path, wanted: Iterable[int] | None = None) -> list[Shard]:
     """The shards of `directory` (or the `wanted` ones), in order of number, each file paired by number.
 
@@ -76,25 +93,16 @@ def plan(directory: Path, wanted: Iterable[int] | None = None) -> list[Shard]:
         ShardError: a shard's number is too high.
     """
     files = discover(directory)
-    present = files["image"].keys()
-    numbers = sorted(present if wanted is None else set(wanted))
-    missing = [number for number in numbers if number not in present]
-    if missing or not numbers:
-        raise UnknownShard(directory, wanted=shard_ranges(missing) or "at all", present=shard_ranges(present))
-    shards = []
-    for number in numbers:
-        if number > MAX_SHARD:
-            raise ShardError(f"shard numbers end at {MAX_SHARD}; rename its files", shard=number)
-        shards.append(
-            Shard(
-                number=number,
-                image_embeddings=files["image"][number],
-                text_embeddings=files["text"].get(number),
-                # One that is missing is a broken shard, as one that cannot be read: the opener says so.
-                metadata=files["metadata"].get(number, files["image"][number].with_name(f"metadata_{number}.parquet")),
-            )
+    return [
+        Shard(
+            number=number,
+            image_embeddings=files["image"][number],
+            text_embeddings=files["text"].get(number),
+            # One that is missing is a broken shard, as one that cannot be read: the opener says so.
+            metadata=files["metadata"].get(number, files["image"][number].with_name(f"metadata_{number}.parquet")),
         )
-    return shards
+        for number in select(directory, files["image"], wanted)
+    ]
 
 
 def encoder_of(directory: Path) -> str | None:

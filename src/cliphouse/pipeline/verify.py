@@ -20,7 +20,16 @@ from cliphouse.pipeline.rows import OpenShard, Vectors
 from cliphouse.pipeline.texts import as_bytes
 from cliphouse.reports import Difference, ShardCheck, VerifyReport
 from cliphouse.schema import EMBEDDING_COLUMNS, deleted_name, identifier
-from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, LoadOptions, Progress, ProgressCallback, Query, Shard
+from cliphouse.types import (
+    ROWS_PER_SHARD,
+    CollectionInfo,
+    LoadOptions,
+    MergedShard,
+    Progress,
+    ProgressCallback,
+    Query,
+    Shard,
+)
 
 #: Differences that a report names; it counts them all.
 NAMED = 20
@@ -33,8 +42,9 @@ _COMPARED = ("url", "caption")
 def verify(
     engine: Engine,
     info: CollectionInfo,
-    planned: Sequence[Shard],
+    planned: Sequence[Shard | MergedShard],
     *,
+    columns: Mapping[str, str] | None = None,
     sample: int,
     seed: int = 0,
     checksums: bool = False,
@@ -49,7 +59,7 @@ def verify(
         EngineError: ClickHouse failed.
     """
     started = time.perf_counter()
-    verifier = _Verifier(engine, info)
+    verifier = _Verifier(engine, info, columns)
     checks = []
     for position, shard in enumerate(planned, 1):
         label = f"shard {shard.number} ({position} of {len(planned)})"
@@ -66,8 +76,8 @@ def verify(
 class _Verifier:
     """One comparison: what the ledger says, and the differences so far."""
 
-    def __init__(self, engine: Engine, info: CollectionInfo) -> None:
-        self._engine, self._info = engine, info
+    def __init__(self, engine: Engine, info: CollectionInfo, columns: Mapping[str, str] | None) -> None:
+        self._engine, self._info, self._columns = engine, info, columns
         self._table = identifier(info.name)
         self._ledger = {
             number: entry for number, entry in ledger.entries(engine, info.name).items() if entry.state != "quarantined"
@@ -85,7 +95,7 @@ class _Verifier:
 
     def check(
         self,
-        shard: Shard,
+        shard: Shard | MergedShard,
         sample: int,
         seed: int,
         label: str,
@@ -99,7 +109,7 @@ class _Verifier:
         deleted = self._deleted(id_range(number, number))
         rows, distinct, beyond, sampled = 0, 0, 0, 0
         try:
-            opened: OpenShard | None = open_shard(shard)
+            opened: OpenShard | None = open_shard(shard, self._columns)
         except ShardError as error:
             opened = None
             self.add([Difference(number, "the files", f"cannot be read: {error}", "")])
