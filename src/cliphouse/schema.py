@@ -199,12 +199,11 @@ def staging_name(collection: str, shard: int, token: str) -> str:
     return f"{staging_prefix(collection)}{shard}_{token}"
 
 
-def create_staging(collection: str, staging: str, holder: str, *, fine: bool = False) -> str:
+def create_staging(collection: str, staging: str, holder: str) -> str:
     """An empty table that parts of the collection can come from; `holder` says whose it is.
 
     It builds no vector index of its own and merges nothing until it is told to, and then once. Inserts that carry a
-    token are taken once, however often the driver sends them. A merge holds a granule of each of its parts in memory:
-    `fine` granules keep that small where there are many parts.
+    token are taken once, however often the driver sends them.
     """
     settings = [
         _WIDE,
@@ -213,7 +212,6 @@ def create_staging(collection: str, staging: str, holder: str, *, fine: bool = F
         "non_replicated_deduplication_window = 10000",
         "parts_to_delay_insert = 1000000",
         "parts_to_throw_insert = 1000000",
-        *(["index_granularity_bytes = 1048576"] if fine else []),
     ]
     return (
         f"CREATE TABLE {identifier(staging)} AS {identifier(collection)}\n"

@@ -28,18 +28,20 @@ _PIPE_BYTES = 2**20
 _LOOK_SECONDS = 0.002
 
 
+#: The engine gathers blocks until they have this much, and writes that as a part. More of it would be in memory several
+#: times; of less there would be more parts, of each of which the merge holds a piece.
+_PART_BYTES = 80 * 2**20
 #: A block of more rows the engine would cut in two.
 _MAX_BLOCK_ROWS = 2**24
 
 
 def _settings(token: str) -> dict[str, Any]:
-    """What every such insert wants: each block becomes a part as it is, and no index is built on the way."""
+    """What every such insert wants: few large parts, and no index that is built on the way."""
     settings: dict[str, Any] = {
         "async_insert": 0,
         "materialize_skip_indexes_on_insert": 0,
-        # Blocks are not gathered to larger ones, which would copy them; `pipeline.load` gives them their size.
-        "min_insert_block_size_rows": 1,
-        "min_insert_block_size_bytes": 1,
+        "min_insert_block_size_rows": 0,
+        "min_insert_block_size_bytes": _PART_BYTES,
         "max_insert_block_size": _MAX_BLOCK_ROWS,
     }
     return settings | ({"insert_deduplication_token": token} if token else {})

@@ -22,8 +22,8 @@ from cliphouse.pipeline.staging import Staging
 from cliphouse.schema import INSERT_COLUMNS, attach_parts, identifier, set_comment
 from cliphouse.types import CollectionInfo, LoadOptions, Progress, ProgressCallback, Storage
 
-#: A block of rows has about this much of vectors: read, rounded and inserted as one, and one part until the merge.
-_BLOCK_BYTES = 16 * 2**20
+#: A block of rows has about this much of vectors: read, rounded and sent as one.
+_BLOCK_BYTES = 8 * 2**20
 #: One insert carries about this much, so that a server answers well before anybody's patience ends.
 _INSERT_BYTES = 512 * 2**20
 #: More than this is not merged at once: a merge needs memory for each of its parts. A LAION shard is just below.
@@ -111,27 +111,26 @@ class Entrance:
         cleaned = prefetched(cleaner.clean(rows) for rows in read)
         stream = (batch for batch in cleaned if len(batch.numbers))
         inserts = enumerate(_groups(stream, max(1, _INSERT_BYTES // row_bytes)))
+        if shard.rows * row_bytes <= _SEGMENT_BYTES:
+            self._gather(staging.whole, inserts, shard, mark, label)
+            return
         segment = _SEGMENT_BYTES // _INSERT_BYTES
-        several = shard.rows * row_bytes > _SEGMENT_BYTES
         while some := list(islice(inserts, 1)):
-            with staging.table(fine=True) as gathered:
-                for number, group in chain(some, islice(inserts, segment - 1)):
-                    pieces = self._pieces(group, shard, label)
-                    self._engine.insert_native(gathered, tuple(self._columns), pieces, token=f"{mark[:16]}:{number}")
-                if not several:
-                    self._merge(gathered, staging.whole, label)
-                    continue
-                with staging.table(fine=False) as merged:
-                    self._merge(gathered, merged, label)
-                    self._engine.command(attach_parts(merged, staging.whole))
+            with staging.table() as table:
+                self._gather(table, chain(some, islice(inserts, segment - 1)), shard, mark, label)
+                self._engine.command(attach_parts(table, staging.whole))
 
-    def _merge(self, source: str, target: str, label: str) -> None:
-        """Merge the parts of one table to one part of another, which has none."""
+    def _gather(
+        self, table: str, inserts: Iterable[tuple[int, Iterable[Batch]]], shard: OpenShard, mark: str, label: str
+    ) -> None:
+        """Fill an empty table, and merge it to one part."""
+        for number, group in inserts:
+            pieces = self._pieces(group, shard, label)
+            self._engine.insert_native(table, tuple(self._columns), pieces, token=f"{mark[:16]}:{number}")
         self._check_stop()
         if self._progress:
             self._progress(Progress(label=f"{label}: merging", done=0, total=1, unit="parts"))
-        self._engine.command(attach_parts(source, target))
-        self._engine.command(f"OPTIMIZE TABLE {identifier(target)} FINAL")
+        self._engine.command(f"OPTIMIZE TABLE {identifier(table)} FINAL")
         if self._progress:
             self._progress(Progress(label=f"{label}: merging", done=1, total=1, unit="parts"))
         self._check_stop()

@@ -56,7 +56,7 @@ class Staging:
         _ours.add(self._token)
         try:
             _make_way(self._engine, self._collection, self._shard, self._token)
-            self.whole = self._create(fine=False)
+            self.whole = self._create()
             # Again, for one who began at the same moment: of two that see each other, the lesser token goes on.
             _make_way(self._engine, self._collection, self._shard, self._token)
         except BaseException:
@@ -72,18 +72,18 @@ class Staging:
             _ours.discard(self._token)
 
     @contextmanager
-    def table(self, *, fine: bool) -> Iterator[str]:
+    def table(self) -> Iterator[str]:
         """One more empty table, by its name; it is dropped afterwards, whatever happens."""
-        name = self._create(fine=fine)
+        name = self._create()
         try:
             yield name
         finally:
             drop(self._engine, name)
 
-    def _create(self, *, fine: bool) -> str:
+    def _create(self) -> str:
         name = staging_name(self._collection, self._shard, f"{self._token}_{self._count}")
         self._count += 1
-        self._engine.command(create_staging(self._collection, name, self._holder, fine=fine))
+        self._engine.command(create_staging(self._collection, name, self._holder))
         return name
 
 
