@@ -54,7 +54,13 @@ class Run:
 
 
 def start(
-    shards: Path, db: object, *, workers: int = 1, death: Death | None = None, trace: Path | None = None, more: tuple = ()
+    shards: Path,
+    db: object,
+    *,
+    workers: int = 1,
+    death: Death | None = None,
+    trace: Path | None = None,
+    more: tuple = (),
 ) -> Run:
     """Begin to load; the process tells in `trace` each statement and the seconds it took."""
     output = shards.parent / f"output-{time.monotonic_ns()}"

@@ -35,9 +35,10 @@ def test_full(tmp_path: Path) -> None:
     source = Source(tmp_path / "in").add(0, rows=ROWS)
     assert run(source.directory, tmp_path / "db", trace=tmp_path / "trace")[0] == 0
     source.assert_loaded_once(tmp_path / "db")
-    for s, line in enumerate((tmp_path/"trace").read_text().splitlines(), 1): print(s, json.loads(line)[1], json.loads(line)[0][:100].replace("\n"," "))
-    n=s
-    for s in range(1, n+1):
+    for s, line in enumerate((tmp_path / "trace").read_text().splitlines(), 1):
+        print(s, json.loads(line)[1], json.loads(line)[0][:100].replace("\n", " "))
+    n = s
+    for s in range(1, n + 1):
         db = tmp_path / f"db{s}"
         code, output = run(source.directory, db, death=Death(s))
         assert code == -9
