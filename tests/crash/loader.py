@@ -43,6 +43,10 @@ class Run:
     process: BaseProcess
     output: Path
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(int(self.process.pid or 0), number)
+
     def end(self, patience: float = 60) -> tuple[int, str]:
         """Its exit code, negative for a signal, and what it printed; it is killed if it does not end."""
         self.process.join(patience)
@@ -88,7 +92,10 @@ def _main(arguments: tuple[str, ...], workers: int, death: Death | None, trace: 
         Engine.command = steps.counted(Engine.command)
         Engine.insert_native = steps.counted(Engine.insert_native)
     sys.argv = ["cliphouse", *arguments]
-    main()
+    try:
+        main()
+    except SystemExit as end:  # and nothing of multiprocessing's after it
+        os._exit(int(end.code or 0))
 
 
 class _Steps:

@@ -10,19 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.conftest import CRASHES, ROWS, long
 from tests.crash.loader import Death, run
 from tests.crash.source import Source
-
-ROWS = 200
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_load_that_dies_before_each_of_its_statements_in_turn_is_finished_by_the_next(
-    tmp_path: Path, workers: int
+    source: Source, tmp_path: Path, workers: int
 ) -> None:
-    """Each process gets one statement further than the one before, on what that one left."""
-    source = Source(tmp_path / "in").add(0, 1, rows=ROWS)
-    for statement in count(1):
+    """Each process gets a little further than the one before, on what that one left."""
+    source.add(*range(workers), rows=ROWS)
+    for statement in count(1, 1 if workers == 1 or CRASHES else 2):
         code, output = run(source.directory, tmp_path / "db", workers=workers, death=Death(statement))
         if code != -signal.SIGKILL:
             assert code == 0, output
@@ -31,17 +30,35 @@ def test_a_load_that_dies_before_each_of_its_statements_in_turn_is_finished_by_t
     source.assert_loaded_once(tmp_path / "db")
 
 
-def test_full(tmp_path: Path) -> None:
-    source = Source(tmp_path / "in").add(0, rows=ROWS)
-    assert run(source.directory, tmp_path / "db", trace=tmp_path / "trace")[0] == 0
-    source.assert_loaded_once(tmp_path / "db")
-    for s, line in enumerate((tmp_path / "trace").read_text().splitlines(), 1):
-        print(s, json.loads(line)[1], json.loads(line)[0][:100].replace("\n", " "))
-    n = s
-    for s in range(1, n + 1):
-        db = tmp_path / f"db{s}"
-        code, output = run(source.directory, db, death=Death(s))
-        assert code == -9
+@long
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_load_that_dies_before_any_one_statement_of_a_new_directory(
+    source: Source, tmp_path: Path, workers: int
+) -> None:
+    source.add(*range(workers), rows=ROWS)
+    for statement in count(1):
+        db = tmp_path / f"db{statement}"
+        code, output = run(source.directory, db, workers=workers, death=Death(statement))
+        if code != -signal.SIGKILL:
+            assert code == 0, output
+            break
+        code, output = run(source.directory, db, workers=workers)
+        assert code == 0, f"after death before statement {statement}: {output}"
+        source.assert_loaded_once(db)
+
+
+def test_a_load_that_dies_in_the_middle_of_a_statement(source: Source, tmp_path: Path, dice: random.Random) -> None:
+    """As often within the step in which the rows join as within the far longer insert."""
+    source.add(0, 1, rows=ROWS)
+    trace = tmp_path / "trace"
+    assert run(source.directory, tmp_path / "measured", trace=trace)[0] == 0
+    seconds = [json.loads(line)[1] for line in trace.read_text().splitlines()]
+    for number in range(CRASHES or 3):
+        db = tmp_path / f"db{number}"
+        statement = dice.randrange(len(seconds))
+        death = Death(statement + 1, after=dice.uniform(0, seconds[statement]))
+        code, output = run(source.directory, db, death=death)
+        assert code in (0, -signal.SIGKILL), output
         code, output = run(source.directory, db)
-        assert code == 0, (s, output)
+        assert code == 0, f"after {death}: {output}"
         source.assert_loaded_once(db)

@@ -77,7 +77,8 @@ def main() -> None:
     except OSError as error:  # standard output, or a file that vanished
         code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1, debug=invocation.debug)
     except (KeyboardInterrupt, click.Abort) as error:
-        word, code = ("terminated", TERMINATED) if isinstance(error, _Terminated) else ("interrupted", INTERRUPTED)
+        asked = error.__cause__ or error  # click's Abort came of it
+        word, code = ("terminated", TERMINATED) if isinstance(asked, _Terminated) else ("interrupted", INTERRUPTED)
         _fail(word, code, debug=invocation.debug)
         # Whatever still runs in the engine must not keep the process: the data survive a kill at any moment.
         sys.stdout.flush()

@@ -18,7 +18,7 @@ from cliphouse.pipeline.ledger import Entry
 from cliphouse.pipeline.read import open_shard
 from cliphouse.pipeline.rows import OpenShard
 from cliphouse.pipeline.settling import Settling
-from cliphouse.pipeline.staging import drop, sweep
+from cliphouse.pipeline.staging import attempts, drop, sweep
 from cliphouse.reports import LoadReport
 from cliphouse.schema import (
     NEEDED_COLUMNS,
@@ -26,7 +26,7 @@ from cliphouse.schema import (
     identifier,
     ledger_name,
 )
-from cliphouse.types import CollectionInfo, LoadOptions, ProgressCallback, Shard, Storage
+from cliphouse.types import CollectionInfo, LoadOptions, ProgressCallback, Query, Shard, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def load_new(
     engine: Engine, info: CollectionInfo, opened: Opened, options: LoadOptions, progress: ProgressCallback | None
 ) -> LoadReport:
     """Create the collection and load into it; if not one shard gets in, leave nothing behind."""
-    drop(engine, ledger_name(info.name))  # of a table that was dropped by hand
+    _drop_orphan(engine, info.name)
     engine.command(create_table(info))
     info = catalog.find(engine, info.name) or info
     try:
@@ -175,7 +175,7 @@ class _Load:
             return self._passed_over(shard, error)
         return _Outcome(entry, fresh=fresh)
 
-    # -- what cannot come in --------------------------------------------------------------------------------------------
+    # -- what cannot come in -------------------------------------------------------------------------------------------
 
     def _passed_over(self, shard: OpenShard, error: CliphouseError) -> _Outcome:
         """A shard that cannot come in: listed, if the options say so."""
@@ -248,8 +248,18 @@ def check_columns(info: CollectionInfo) -> None:
         )
 
 
+def _drop_orphan(engine: Engine, collection: str) -> None:
+    """Drop the ledger of a table that was dropped by hand, but not that of one which another loader makes just now."""
+    sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name IN ({table:String}, {own:String})"
+    parameters = {"table": collection, "own": ledger_name(collection)}
+    if engine.query(Query(sql=sql, parameters=parameters)).rows == [(ledger_name(collection),)]:
+        drop(engine, ledger_name(collection))
+
+
 def _drop_if_empty(engine: Engine, collection: str) -> None:
-    """Drop a collection that has no rows; another loader may just have brought some."""
+    """Drop a collection that has no rows; another loader may be about to bring some, or just have brought them."""
+    if attempts(engine, collection):
+        return
     try:
         engine.command(f"DROP TABLE IF EMPTY {identifier(collection)} SYNC")
     except EngineError as error:
