@@ -18,7 +18,7 @@ def holder() -> str:
 
 
 def is_gone(name: str) -> bool:
-    """Whether a holder is known to have ended. Of other machines and containers, and without /proc, nothing is known."""
+    """Whether a holder is known to have ended; of other machines and containers nothing is known."""
     match = _FORM.fullmatch(name)
     if match is None or match[2] != _place():
         return False

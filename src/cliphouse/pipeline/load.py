@@ -28,6 +28,9 @@ from cliphouse.schema import (
 )
 from cliphouse.types import CollectionInfo, LoadOptions, ProgressCallback, Query, Shard, Storage
 
+#: How often workers that are to stop are looked after.
+_CANCEL_SECONDS = 0.2
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -149,8 +152,8 @@ class _Load:
         """Load these shards, some at a time, until all are in or one fails."""
         outcomes: dict[int, _Outcome] = {}
         pool = ThreadPoolExecutor(self._options.workers, thread_name_prefix="cliphouse-load")
+        running: dict[Future[_Outcome], OpenShard] = {}
         try:
-            running: dict[Future[_Outcome], OpenShard] = {}
             for position, shard in enumerate(todo, 1):
                 label = f"shard {shard.number} ({position} of {len(todo)})"
                 running[pool.submit(self._one, shard, label)] = shard
@@ -161,12 +164,19 @@ class _Load:
         except BaseException:
             self._entrance.stop()
             pool.shutdown(wait=False, cancel_futures=True)
-            with suppress(EngineError):  # a server that is away runs nothing of ours
-                self._engine.cancel()
+            self._cancel(running)
             raise
         finally:
             pool.shutdown(wait=True)
         return outcomes
+
+    def _cancel(self, running: Iterable[Future[_Outcome]]) -> None:
+        """Break off what the workers have begun, and again until they have ended: one may just begin a merge."""
+        at_work = [future for future in running if not future.done()]
+        with suppress(EngineError):  # a server that is away does nothing for us
+            while at_work:
+                self._engine.cancel()
+                at_work = list(wait(at_work, timeout=_CANCEL_SECONDS).not_done)
 
     def _one(self, shard: OpenShard, label: str) -> _Outcome:
         try:
