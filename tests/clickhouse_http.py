@@ -3,16 +3,22 @@
 Run as a program, perhaps with options of chDB's, it prints its port and serves until it is killed. It knows queries,
 parameters, settings, sessions, inserts, one user with a password, and errors with ClickHouse's codes; it is the real
 engine behind a thin shell, not an imitation of one.
+
+A POST to /faults sets, as JSON, what goes wrong with the next requests; see `Fault`.
 """
 
 from __future__ import annotations
 
 import base64
 import email
+import json
 import re
+import socket
 import sys
 import tempfile
 import threading
+from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -45,9 +51,47 @@ class Sessions:
             return self.by_name[name]
 
 
+@dataclass
+class Fault:
+    """What happens to the next requests whose statement `matches`, after `skip` of them, to `times` in all.
+
+    `cut`: the connection breaks after `bytes` of the body, of which whole blocks are inserted; `away`: at once. The
+    others come after the statement was carried out: `lost`: the connection breaks; `gateway`: a proxy answers 502;
+    `error`: the server answers 500 with the code of a network error.
+    """
+
+    kind: str
+    matches: str = ""
+    skip: int = 0
+    times: int = 1
+    bytes: int = 0
+
+
+class Faults:
+    """Those that are set and not yet used up."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Fault] = []
+        self.lock = threading.Lock()
+
+    def take(self, sql: str) -> Fault | None:
+        with self.lock:
+            for fault in self.waiting:
+                if re.search(fault.matches, sql):
+                    if fault.skip:
+                        fault.skip -= 1
+                        continue
+                    fault.times -= 1
+                    if not fault.times:
+                        self.waiting.remove(fault)
+                    return fault
+        return None
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     sessions: Sessions
+    faults = Faults()
 
     def do_GET(self) -> None:
         self._serve(b"")
@@ -75,12 +119,18 @@ class Handler(BaseHTTPRequestHandler):
         if not self._authorized():
             message = f"Code: 516. DB::Exception: {USER}: Authentication failed. (AUTHENTICATION_FAILED)"
             return self._answer(403, message.encode(), {"X-ClickHouse-Exception-Code": "516"})
+        if urlsplit(self.path).path == "/faults":
+            self.faults.waiting = [Fault(**each) for each in json.loads(body)]
+            return self._answer(200, b"")
         if self.headers.get_content_type() == "multipart/form-data":
             message = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode() + body
             for part in email.message_from_bytes(message).get_payload():
                 name = part.get_param("name", header="Content-Disposition")
                 arguments[name] = part.get_payload(decode=True).decode()
             body = b""
+        fault = self.faults.take(arguments.get("query") or body.decode())
+        if fault is not None:
+            return self._fail(fault, arguments, body)
         try:
             return self._answer(200, *self._run(arguments, body))
         except Exception as error:  # noqa: BLE001  # the client is told, whatever it was
@@ -88,6 +138,19 @@ class Handler(BaseHTTPRequestHandler):
             code = re.search(r"Code: (\d+)", message)
             headers = {"X-ClickHouse-Exception-Code": code[1] if code else "1002"}
             return self._answer(500, message.encode(), headers)
+
+    def _fail(self, fault: Fault, arguments: dict[str, str], body: bytes) -> None:
+        if fault.kind != "away":
+            with suppress(RuntimeError):  # the end of a body that was cut is no block
+                self._run(arguments, body[: fault.bytes] if fault.kind == "cut" else body)
+        if fault.kind == "gateway":
+            self._answer(502, b"Bad Gateway")
+        elif fault.kind == "error":
+            message = b"Code: 210. DB::Exception: the other end is gone. (NETWORK_ERROR)"
+            self._answer(500, message, {"X-ClickHouse-Exception-Code": "210"})
+        else:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def _authorized(self) -> bool:
         basic = self.headers.get("Authorization", "")

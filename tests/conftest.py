@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -82,6 +83,22 @@ def embedded(tmp_path: Path, shards: Path) -> Iterator[Collection]:
     with Collection.open(tmp_path / "db", encoder="test-words") as opened:
         opened.load(shards)
         yield opened
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB, if this user may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or os.geteuid()
+        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=24m", "tmpfs", place]).returncode
+    ):
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
 
 
 class Outcome:

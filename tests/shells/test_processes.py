@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
@@ -147,22 +146,6 @@ def test_an_interrupted_load_leaves_whole_shards_only(tmp_path: Path) -> None:
         assert collection.status().rows in (2000, 4000)
         assert collection.load(tmp_path / "in").rows in (4000, 2000)
         assert (collection.status().rows, collection.status().shards) == (6000, (0, 1, 2))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB, if this user may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = shutil.which("mount")
-    if (
-        mount is None
-        or os.geteuid()
-        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=24m", "tmpfs", place]).returncode
-    ):
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_a_full_disk_is_said_and_keeps_what_was_complete(small_disk: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from cliphouse.cli.udf import udf
 from cliphouse.errors import CliphouseError
 
 INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -45,7 +46,7 @@ def cli() -> None:
     or clickhouse://user:password@host:8123/database for a server.
 
     Exit codes: 0 done, 2 wrong request, 3 bad or missing shard or weights, 4 not enough memory, 5 ClickHouse or
-    storage, 130 interrupted.
+    storage, 130 interrupted, 143 terminated.
     """
 
 
@@ -54,9 +55,18 @@ for command in COMMANDS:
     cli.add_command(command)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: everything stops as it does for Ctrl-C."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
 def main() -> None:
     """Run the command line and leave with its exit code."""
     invocation = Invocation()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(standalone_mode=False, obj=invocation)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -69,8 +79,10 @@ def main() -> None:
         code = _fail(str(error), error.exit_code, debug=invocation.debug)
     except OSError as error:  # standard output, or a file that vanished
         code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1, debug=invocation.debug)
-    except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted", INTERRUPTED, debug=invocation.debug)
+    except (KeyboardInterrupt, click.Abort) as error:
+        asked = error.__cause__ or error  # click's Abort came of it
+        word, code = ("terminated", TERMINATED) if isinstance(asked, _Terminated) else ("interrupted", INTERRUPTED)
+        _fail(word, code, debug=invocation.debug)
         # Whatever still runs in the engine must not keep the process: the data survive a kill at any moment.
         sys.stdout.flush()
         sys.stderr.flush()

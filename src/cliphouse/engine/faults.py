@@ -18,6 +18,8 @@ _WRITE_FAILURES = frozenset(
     {"CANNOT_WRITE_TO_FILE_DESCRIPTOR", "CANNOT_FSYNC", "CANNOT_OPEN_FILE", "CANNOT_CREATE_DIRECTORY"}
     | {"CANNOT_TRUNCATE_FILE", "STD_EXCEPTION", "CANNOT_CREATE_FILE"}
 )
+#: What stands between a server and us says that the server cannot be reached.
+_GATEWAY = re.compile(r"received HTTP status 50[234]\b")
 #: With less than this left, a failed write is taken for a full disk.
 _FULL_DISK_BYTES = 4 * 2**20
 
@@ -55,7 +57,7 @@ def map_error(error: BaseException, location: Location, sql: str = "") -> Clipho
                 code=code,
                 name=name,
             )
-        if isinstance(error, OperationalError) and code is None:
+        if code is None and (isinstance(error, OperationalError) or _GATEWAY.search(str(error))):
             return EngineUnavailable(
                 f"cannot reach {location}: {_reason(error)}; is the server running, are host and port right?"
             )

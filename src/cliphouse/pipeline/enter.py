@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -11,13 +12,14 @@ from itertools import chain, islice
 from pyarrow import ArrowException
 
 from cliphouse.engine import Engine
-from cliphouse.errors import ShardError
+from cliphouse.errors import EngineUnavailable, ShardError
 from cliphouse.pipeline import delete, deny, ledger
 from cliphouse.pipeline.dirt import Cleaner
 from cliphouse.pipeline.ledger import Entry
 from cliphouse.pipeline.native import Piece, block
 from cliphouse.pipeline.prefetch import prefetched
 from cliphouse.pipeline.rows import Batch, OpenShard
+from cliphouse.pipeline.settling import Settling
 from cliphouse.pipeline.staging import Staging
 from cliphouse.schema import INSERT_COLUMNS, attach_parts, identifier, set_comment
 from cliphouse.types import CollectionInfo, LoadOptions, Progress, ProgressCallback, Storage
@@ -28,6 +30,10 @@ _BLOCK_BYTES = 8 * 2**20
 _INSERT_BYTES = 512 * 2**20
 #: More than this is not merged at once: a merge needs memory for each of its parts. A LAION shard is just below.
 _SEGMENT_BYTES = 4 * _INSERT_BYTES
+#: Seconds between attempts while a server cannot be reached: it may be starting again.
+_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 60.0, 60.0)
+
+_log = logging.getLogger(__name__)
 
 
 class StoppedError(Exception):
@@ -56,22 +62,36 @@ class Entrance:
         """Let every shard that is not yet in be given up at the next block."""
         self._stopped.set()
 
-    def bring_in(self, shard: OpenShard, label: str) -> tuple[Entry, int]:
-        """Load one shard and record it; return its line in the ledger, and how many rows it brought.
+    def bring_in(self, shard: OpenShard, label: str) -> tuple[Entry, int | None]:
+        """Load one shard and record it; return its line in the ledger, and the rows it brought, None if it was in.
 
         The rows are written to a table of their own, merged there to one part, and join the collection in one atomic
         step. Before that step a failure leaves no trace. The ledger says `joining` from before the step until after
-        it, so that a loader which dies in between is understood.
+        it, so that a loader which dies in between is understood. A server that cannot be reached is waited for, and
+        the shard is begun again.
 
         Raises:
             ShardError: a file turns out to be bad on the way, or another loader is at it.
             EngineError: ClickHouse failed.
         """
+        for tries, pause in enumerate(_PAUSES):
+            try:
+                return self._attempt(shard, label, again=tries > 0)
+            except EngineUnavailable as error:
+                _log.warning("shard %d: %s; trying again in %g s", shard.number, error, pause)
+                if self._stopped.wait(pause):
+                    raise StoppedError from error
+        return self._attempt(shard, label, again=True)
+
+    def _attempt(self, shard: OpenShard, label: str, *, again: bool) -> tuple[Entry, int | None]:
         started = time.perf_counter()
         deleted = delete.deleted_of(self._engine, self._info.name, shard.number)
         cleaner = Cleaner(shard, self._options, self._info.storage, deleted=deleted, denied=self._denied)
         mark = shard.fingerprint()
         with Staging(self._engine, self._info.name, shard.number) as staging:
+            # Now that no other is at it: one may have finished it, or this one before it lost the server's answer.
+            if (found := Settling(self._engine, self._info.name, [shard.number]).entry(shard)) is not None:
+                return found, found.rows if again else None
             try:
                 self._fill(staging, shard, cleaner, mark, label)
             except ArrowException as error:

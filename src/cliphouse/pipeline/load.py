@@ -5,27 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from cliphouse import catalog, index
 from cliphouse.encoders import LAION_ENCODER, known_dim
 from cliphouse.engine import Engine
-from cliphouse.errors import CliphouseError, DimensionMismatch, EngineError, ShardConflict, ShardError, UsageError
-from cliphouse.pipeline import delete, ledger
+from cliphouse.errors import CliphouseError, DimensionMismatch, EngineError, ShardBusy, ShardError, UsageError
+from cliphouse.pipeline import ledger
 from cliphouse.pipeline.enter import Entrance
 from cliphouse.pipeline.ledger import Entry
 from cliphouse.pipeline.read import open_shard
 from cliphouse.pipeline.rows import OpenShard
-from cliphouse.pipeline.staging import drop, sweep
+from cliphouse.pipeline.settling import Settling
+from cliphouse.pipeline.staging import attempts, drop, sweep
 from cliphouse.reports import LoadReport
 from cliphouse.schema import (
     NEEDED_COLUMNS,
     create_table,
-    deleted_name,
     identifier,
     ledger_name,
 )
-from cliphouse.types import CollectionInfo, LoadOptions, MergedShard, ProgressCallback, Shard, Storage
+from cliphouse.types import CollectionInfo, LoadOptions, MergedShard, ProgressCallback, Query, Shard, Storage
+
+#: How often workers that are to stop are looked after.
+_CANCEL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +79,7 @@ def load_new(
     engine: Engine, info: CollectionInfo, opened: Opened, options: LoadOptions, progress: ProgressCallback | None
 ) -> LoadReport:
     """Create the collection and load into it; if not one shard gets in, leave nothing behind."""
-    for table in (ledger_name(info.name), deleted_name(info.name)):
-        drop(engine, table)  # of a table that was dropped by hand
+    _drop_orphan(engine, info.name)
     engine.command(create_table(info))
     info = catalog.find(engine, info.name) or info
     try:
@@ -130,35 +133,35 @@ class _Load:
         self._check_indexes(opened.shards)
         ledger.prepare(self._engine, self._info.name)
         sweep(self._engine, self._info.name)
-        known = ledger.entries(self._engine, self._info.name)
         outcomes = {number: _Outcome(error=error) for number, (_, error) in opened.broken.items()}
         for number, (source, error) in opened.broken.items():
-            self._quarantine(number, source, error, known.get(number))
+            self._quarantine(number, source, error)
         todo = []
+        settle = Settling(self._engine, self._info.name, [shard.number for shard in opened.shards])
         for shard in opened.shards:
             try:
                 self._check_dim(shard)
-                entry = self._settled(shard, known.get(shard.number))
+                entry = settle.entry(shard)
             except (ShardError, DimensionMismatch) as error:
-                outcomes[shard.number] = self._passed_over(shard, error, known.get(shard.number))
+                outcomes[shard.number] = self._passed_over(shard, error)
                 continue
             if entry is None:
                 todo.append(shard)
             else:
                 outcomes[shard.number] = _Outcome(entry)
-        outcomes |= self._bring_in_all(todo, known)
+        outcomes |= self._bring_in_all(todo)
         return self._report(outcomes, time.perf_counter() - started)
 
-    def _bring_in_all(self, todo: Sequence[OpenShard], known: Mapping[int, Entry]) -> dict[int, _Outcome]:
+    def _bring_in_all(self, todo: Sequence[OpenShard]) -> dict[int, _Outcome]:
         """Load these shards, some at a time, until all are in or one fails."""
         outcomes: dict[int, _Outcome] = {}
         self._entrance.expect(todo)
         pool = ThreadPoolExecutor(self._options.workers, thread_name_prefix="cliphouse-load")
+        running: dict[Future[_Outcome], OpenShard] = {}
         try:
-            running: dict[Future[_Outcome], OpenShard] = {}
             for position, shard in enumerate(todo, 1):
                 label = f"shard {shard.number} ({position} of {len(todo)})"
-                running[pool.submit(self._one, shard, label, known.get(shard.number))] = shard
+                running[pool.submit(self._one, shard, label)] = shard
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -166,65 +169,39 @@ class _Load:
         except BaseException:
             self._entrance.stop()
             pool.shutdown(wait=False, cancel_futures=True)
-            self._engine.cancel()
+            self._cancel(running)
             raise
         finally:
             pool.shutdown(wait=True)
         return outcomes
 
-    def _one(self, shard: OpenShard, label: str, known: Entry | None) -> _Outcome:
+    def _cancel(self, running: Iterable[Future[_Outcome]]) -> None:
+        """Break off what the workers have begun, and again until they have ended: one may just begin a merge."""
+        at_work = [future for future in running if not future.done()]
+        with suppress(EngineError):  # a server that is away does nothing for us
+            while at_work:
+                self._engine.cancel()
+                at_work = list(wait(at_work, timeout=_CANCEL_SECONDS).not_done)
+
+    def _one(self, shard: OpenShard, label: str) -> _Outcome:
         try:
             entry, stored = self._entrance.bring_in(shard, label)
         except ShardError as error:
-            return self._passed_over(shard, error, known)
-        return _Outcome(entry, fresh=True, stored=stored)
+            return self._passed_over(shard, error)
+        return _Outcome(entry, fresh=stored is not None, stored=stored or 0)
 
-    # -- what is known already -----------------------------------------------------------------------------------------
+    # -- what cannot come in -------------------------------------------------------------------------------------------
 
-    def _settled(self, shard: OpenShard, entry: Entry | None) -> Entry | None:
-        """The shard's line if it is in; None if it is to be loaded.
-
-        Raises:
-            ShardConflict: its ids are taken by rows that are not its own.
-        """
-        present = ledger.rows_present(self._engine, self._info.name, shard.number)
-        same = entry is not None and entry.fingerprint == shard.fingerprint()
-        if entry is None or entry.state == "quarantined":
-            if not present:
-                return None
-            raise ShardConflict(
-                f"the collection holds {present} rows under its ids that the ledger does not know; "
-                f"delete them first: cliphouse delete --shard {shard.number}",
-                shard=shard.number,
-            )
-        deleted = delete.deleted_rows(self._engine, self._info.name, shard.number)
-        if not present and entry.rows > deleted:
-            return None  # dropped or truncated by hand; or its loader died before the rows joined
-        if not same:
-            raise ShardConflict(
-                f"it is loaded already, from other files than {shard.source}; "
-                "give these another number, or load them into another --collection",
-                shard=shard.number,
-            )
-        if entry.state == "joining":  # its loader died after the rows joined
-            if present + deleted != entry.rows:
-                raise ShardConflict(
-                    f"the collection holds {present} rows under its ids, and its loader, which died, was to bring "
-                    f"{entry.rows - deleted}; delete them first: cliphouse delete --shard {shard.number}",
-                    shard=shard.number,
-                )
-            entry = replace(entry, state="loaded")
-            ledger.write(self._engine, self._info.name, entry)
-        return entry
-
-    def _passed_over(self, shard: OpenShard, error: CliphouseError, known: Entry | None) -> _Outcome:
+    def _passed_over(self, shard: OpenShard, error: CliphouseError) -> _Outcome:
         """A shard that cannot come in: listed, if the options say so."""
         if self._options.on_bad_shard == "fail":
             raise error
-        self._quarantine(shard.number, shard.source, error, known)
+        if not isinstance(error, ShardBusy):  # nothing is wrong with that one
+            self._quarantine(shard.number, shard.source, error)
         return _Outcome(error=error)
 
-    def _quarantine(self, number: int, source: str, error: CliphouseError, known: Entry | None) -> None:
+    def _quarantine(self, number: int, source: str, error: CliphouseError) -> None:
+        known = ledger.entries(self._engine, self._info.name).get(number)
         if known is None or known.state == "quarantined":  # else its line tells of rows that are in the table
             line = Entry(shard=number, state="quarantined", source=source, reason=str(error))
             ledger.write(self._engine, self._info.name, line)
@@ -286,8 +263,18 @@ def check_columns(info: CollectionInfo) -> None:
         )
 
 
+def _drop_orphan(engine: Engine, collection: str) -> None:
+    """Drop the ledger of a table that was dropped by hand, but not that of one which another loader makes just now."""
+    sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name IN ({table:String}, {own:String})"
+    parameters = {"table": collection, "own": ledger_name(collection)}
+    if engine.query(Query(sql=sql, parameters=parameters)).rows == [(ledger_name(collection),)]:
+        drop(engine, ledger_name(collection))
+
+
 def _drop_if_empty(engine: Engine, collection: str) -> None:
-    """Drop a collection that has no rows; another loader may just have brought some."""
+    """Drop a collection that has no rows; another loader may be about to bring some, or just have brought them."""
+    if attempts(engine, collection):
+        return
     try:
         engine.command(f"DROP TABLE IF EMPTY {identifier(collection)} SYNC")
     except EngineError as error:
