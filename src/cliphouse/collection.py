@@ -53,7 +53,7 @@ class Collection:
         encoder: str | Encoder | None = None,
         device: str | None = None,
     ) -> None:
-        schema.identifier(name)
+        schema.check_name(name)
         self.engine = engine
         self.name = name
         self.image_access = ANYWHERE  # what encode_image may open in SQL
@@ -81,7 +81,7 @@ class Collection:
             UsageError: `url` or `name` is not valid; `UnknownDatabase` if there is nothing and `create` is False.
             EngineError: `DirectoryInUse`, `StorageError`, `EngineUnavailable`, `AuthenticationFailed`.
         """
-        schema.identifier(name)
+        schema.check_name(name)
         return cls(connect(str(url), create=create), name, encoder, device)
 
     def close(self) -> None:

@@ -26,8 +26,6 @@
         InvalidRow                    exit 3  http 422
         ShardConflict                 exit 3  http 409
         ShardBusy                     exit 3  http 409
-
-
       TableDiffers                    exit 3  http 409  the table is not what was loaded
       WeightsError                    exit 3  http 503  an encoder's files must change
         InvalidCheckpoint             exit 3  http 422

@@ -50,6 +50,8 @@ class LoadReport:
     quarantined: Mapping[int, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
+    #: Shards that came in without text embeddings.
+    without_text: tuple[int, ...] = ()
     #: Vector indexes that do not cover the new rows yet.
     stale_indexes: tuple[str, ...] = ()
 

@@ -58,6 +58,28 @@ def identifier(name: str) -> str:
     return f"`{name}`"
 
 
+#: What the tables beside a collection end in: no collection may be called so.
+_BESIDE = re.compile(r"_(shards|deleted|denied)|_loading_\d+.*")
+#: Room for what is put behind the name of a collection.
+_LONGEST_NAME = 90
+
+
+def check_name(collection: str) -> None:
+    """A collection's name must be an identifier, and none that another collection's tables have.
+
+    Raises:
+        UsageError: it is not.
+    """
+    identifier(collection)
+    if len(collection) > _LONGEST_NAME:
+        raise UsageError(f"the name {collection[:20]}... is too long; use at most {_LONGEST_NAME} letters")
+    if match := re.search(rf"({_BESIDE.pattern})$", collection):
+        raise UsageError(
+            f"{collection!r} cannot be a collection: names that end in {match[0]} are those of the tables beside one; "
+            "choose another name"
+        )
+
+
 def embedding_type(storage: Storage) -> str:
     """The column type of an embedding."""
     return f"Array({_ELEMENT[storage]})"

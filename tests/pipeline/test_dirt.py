@@ -281,3 +281,43 @@ def test_several_workers_bring_in_what_one_would(db: str, tmp_path: Path) -> Non
     assert [(row["id"], row["caption"]) for row in rows] == [
         (number * 100_000_000 + row, f"{number}-{row}") for number in range(7) for row in range(50)
     ]
+
+
+def test_computed_similarities_are_computed_before_they_are_judged(tmp_path: Path, dirty: Path) -> None:
+    options = LoadOptions(similarity="recompute", on_bad_row="skip,similarity=skip")
+    with Collection.open(tmp_path / "db") as collection:
+        report = collection.load(dirty, options=options)
+    assert dict(report.left_out) == {"vector": 4}
+    assert "similarity" not in report.kept
+
+
+def test_an_npy_header_that_is_garbage_is_a_broken_shard(tmp_path: Path, mixed: Path) -> None:
+    path = mixed / "img_emb_3.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:10] + b"(((" + content[13:])
+    with Collection.open(tmp_path / "db") as collection:
+        report = collection.load(mixed, options=LoadOptions(on_bad_shard="skip"))
+    assert report.loaded == (0,)
+    assert "img_emb_3.npy is not an npy file: its header cannot be read" in report.quarantined[3]
+
+
+def test_a_shard_without_its_text_embeddings_is_said_and_how_to_bring_them_in(
+    tmp_path: Path, cliphouse: Callable[..., Outcome]
+) -> None:
+    for number in (0, 1):
+        write_shard(tmp_path / "in", number, with_text=number == 0)
+    arguments = ("load", tmp_path / "in", "--db", tmp_path / "db", "--encoder", "test-words")
+    assert "shards 1 have no text embeddings" in cliphouse(*arguments).out
+    write_shard(tmp_path / "in", 1)
+    late = cliphouse(*arguments)
+    assert late.code == 3
+    assert "loaded without text embeddings, and now there are some" in late.err
+    assert "cliphouse delete --shard 1" in late.err
+    assert cliphouse("delete", "--shards", "1", "--yes", "--db", tmp_path / "db").code == 0
+    assert "have no text" not in cliphouse(*arguments).out
+
+
+@pytest.mark.parametrize("name", ["laion_shards", "x_deleted", "x_denied", "photos_loading_2024", "a" * 91])
+def test_names_that_tables_beside_a_collection_have_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"cannot be a collection|is too long"):
+        Collection.open(tmp_path / "db", name=name)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from cliphouse import Collection, Progress
+from cliphouse import Collection, LoadOptions, Progress
 from cliphouse.reports import Difference, VerifyReport
 from tests.data import random_unit, write_shard
 
@@ -101,6 +102,56 @@ def test_a_sample_is_the_seeds_and_reads_the_right_rows_of_every_row_group(tmp_p
         first, again, other = (said(collection.verify(tmp_path / "in", sample=60, seed=seed)) for seed in (0, 0, 1))
         assert first == again != other
         assert collection.verify(tmp_path / "in", sample=60).different == 61
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("NSFW = 'NSFW'", "row 2: NSFW"),
+        ("width = 7", "row 2: width"),
+        ("similarity = 0.9", "row 2: similarity"),
+        ("similarity = NULL", "row 2: similarity"),
+        ("key = 'x'", "row 2: key"),
+        ("image_embedding = text_embedding", None),
+    ],
+)
+def test_every_column_is_compared(embedded: Collection, shards: Path, change: str, what: str | None) -> None:
+    embedded.sql(f"ALTER TABLE laion UPDATE {change} WHERE id = 2 SETTINGS mutations_sync = 2")
+    assert said(embedded.verify(shards)) == ([(0, what)] if what else [])
+
+
+def test_computed_similarities_and_kept_rows_are_no_difference(tmp_path: Path) -> None:
+    images = random_unit(9, 16, 1)
+    images[3] = np.nan
+    columns = {"similarity": [None, 6016.0, *[0.3] * 7]}
+    write_shard(tmp_path / "in", 0, ["x"] * 9, images=images, texts=random_unit(9, 16, 2), columns=columns)
+    with Collection.open(tmp_path / "db") as collection:
+        collection.load(tmp_path / "in", options=LoadOptions(on_bad_row="keep", similarity="recompute"))
+        assert collection.verify(tmp_path / "in", checksums=True).same
+
+
+def test_sums_of_files_are_compared_where_the_ledger_has_them(embedded: Collection, shards: Path) -> None:
+    assert embedded.verify(shards, checksums=True).same
+    path = shards / "text_emb_0.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert (0, "the text file's checksum") in said(embedded.verify(shards, sample=0, checksums=True))
+    embedded.sql("ALTER TABLE laion_shards UPDATE checksums = map() WHERE 1 SETTINGS mutations_sync = 2")
+    assert "checksum" not in str(said(embedded.verify(shards, sample=0, checksums=True)))
+
+
+def test_files_that_fail_on_the_way_do_not_end_the_comparison(tmp_path: Path) -> None:
+    for number in (0, 1):
+        write_shard(tmp_path / "in", number, with_text=False)
+    with Collection.open(tmp_path / "db", encoder="test-words") as collection:
+        collection.load(tmp_path / "in")
+        table = pq.read_table(tmp_path / "in" / "metadata_0.parquet")
+        at = table.column_names.index("caption")
+        pq.write_table(table.set_column(at, "caption", pa.array([["a"]] * 8)), tmp_path / "in" / "metadata_0.parquet")
+        report = collection.verify(tmp_path / "in")
+    assert (0, "the files") in said(report)
+    assert [check.differences > 0 for check in report.shards] == [True, False]
 
 
 def test_the_command_says_what_differs_and_leaves_with_3(embedded: Collection, cliphouse, tmp_path: Path) -> None:

@@ -125,6 +125,8 @@ def load(
             f"loaded {report.rows:,} rows of shards {shard_ranges(report.loaded)} in {report.seconds:.1f} s "
             f"({rate:,.0f} rows/s); {info.dim} dimensions, encoder {info.encoder or 'unnamed'}, {info.storage}"
         )
+    if report.without_text:
+        click.echo(f"shards {shard_ranges(report.without_text)} have no text embeddings")
     if report.skipped:
         click.echo(f"shards {shard_ranges(report.skipped)} were loaded already")
     if report.left_out:

@@ -22,7 +22,13 @@ _NAMED = 5
 @click.command()
 @click.option("--where", metavar="SQL", help="Rows for which a condition holds, for example \"NSFW = 'NSFW'\".")
 @click.option("--ids", metavar="LIST", help="Rows by id: 1,2,3, or @FILE with one a line.")
-@click.option("--shard", "shards", metavar="RANGES", help="Whole shards, for example 0-9,12; they may be loaded again.")
+@click.option(
+    "--shard",
+    "--shards",
+    "shards",
+    metavar="RANGES",
+    help="Whole shards, for example 0-9,12; they may be loaded again.",
+)
 @click.option("--purge", is_flag=True, help="Also take everything that was ever deleted off the disk.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @database_options

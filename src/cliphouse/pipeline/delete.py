@@ -166,7 +166,7 @@ def remove(
 
 
 def deleted_rows(engine: Engine, collection: str, shard: int) -> int:
-    """Selection of a shard that were deleted on purpose and are to stay away."""
+    """Rows of a shard that were deleted on purpose and are to stay away."""
     if not catalog.exists(engine, deleted_name(collection)):
         return 0
     sql = f"SELECT uniqExact(id) FROM {identifier(deleted_name(collection))} WHERE {id_range(shard, shard)}"

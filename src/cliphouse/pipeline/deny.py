@@ -112,7 +112,7 @@ def deny(engine: Engine, collection: str, path: Path, progress: ProgressCallback
 
 
 def allow_again(engine: Engine, collection: str, path: Path, progress: ProgressCallback | None) -> DenyReport:
-    """Take the entries of a file off the list. Selection that were deleted for them stay deleted.
+    """Take the entries of a file off the list. Rows that were deleted for them stay deleted.
 
     Raises:
         UsageError: the file cannot be read, or holds something that is neither a url nor a hash.

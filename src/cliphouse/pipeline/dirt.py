@@ -82,6 +82,9 @@ class Cleaner:
             InvalidEmbedding, InvalidRow: a row is bad of a kind whose policy is to fail.
         """
         found = _Findings(self, rows)
+        if self._deleted is not None and len(self._deleted):
+            found.out |= np.isin(rows.numbers, self._deleted)
+            self.tally.deleted += int(np.count_nonzero(found.out))
         if self._denied is not None:
             found.leave_out("denied", self._denied.rows(rows.metadata, len(rows.numbers)))
         image, text = self._vectors(rows.image), None if rows.text is None else self._vectors(rows.text)
@@ -101,14 +104,9 @@ class Cleaner:
             known = _text(metadata["license"])
             metadata["license"] = pc.if_else(pc.is_in(known, _NO_LICENSE), _NOTHING, known)
         self._similarity(metadata, rows, found)
-        out = found.out
-        if self._deleted is not None and len(self._deleted):
-            again = np.isin(rows.numbers, self._deleted) & ~out
-            self.tally.deleted += int(np.count_nonzero(again))
-            out = out | again
         self.tally.rows_read += len(rows.numbers)
-        self.tally.gaps += int(np.count_nonzero(image.bad & ~out))
-        return _select(~out, rows.numbers, image.vectors(), text.vectors() if text else None, metadata)
+        self.tally.gaps += int(np.count_nonzero(image.bad & ~found.out))
+        return _select(~found.out, rows.numbers, image.vectors(), text.vectors() if text else None, metadata)
 
     def _vectors(self, raw: NDArray[np.floating]) -> _Measured:
         if self._storage == "bfloat16":
@@ -120,17 +118,18 @@ class Cleaner:
         """Null where it is missing or no cosine, or computed again from the two vectors, if that was asked for."""
         recompute = self._options.similarity == "recompute" and rows.text is not None
         if "similarity" in metadata:
-            values: NDArray[np.float64] = numbers(metadata["similarity"], pa.float64()).to_numpy(zero_copy_only=False)
-            bad = ~(np.abs(values) <= _LARGEST_SIMILARITY)
-            found.judge("similarity", bad)
+            found_values = numbers(metadata["similarity"], pa.float64()).to_numpy(zero_copy_only=False)
         elif recompute:
-            values, bad = np.full(len(rows.numbers), np.nan), np.ones(len(rows.numbers), bool)
+            found_values = np.full(len(rows.numbers), np.nan)
         else:
             return
-        values = values.astype(np.float32)
+        bad = ~(np.abs(found_values) <= _LARGEST_SIMILARITY)
+        values: NDArray[np.float32] = found_values.astype(np.float32)
         if recompute and rows.text is not None:
             values[bad] = _cosines(rows.image[bad], rows.text[bad])
             bad = ~np.isfinite(values)
+        if "similarity" in metadata:
+            found.judge("similarity", bad)
         metadata["similarity"] = pa.array(values, pa.float32(), mask=bad)
 
 

@@ -1,4 +1,4 @@
-"""Selection back into files: one parquet file with everything, or shards in the LAION layout that `load` takes."""
+"""Rows back into files: one parquet file with everything, or shards in the LAION layout that `load` takes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Dtype = Literal["float32", "float16"]
 
 #: Vectors of one page, as float32, take about this much memory.
 _PAGE_BYTES = 32 * 2**20
-#: Selection of an npy shard, as LAION's have.
+#: Rows of an npy shard, as LAION's have.
 _SHARD_ROWS = 1_000_000
 _IDS_AT_ONCE = 2_000
 #: Computed from `id`, which says the same.
@@ -251,7 +251,7 @@ class _Abandoned(Exception):
 
 
 class _Shards:
-    """Selection on their way into shards: at most two are open, of rows with a text embedding and of rows without.
+    """Rows on their way into shards: at most two are open, of rows with a text embedding and of rows without.
 
     With a `number` all rows go into the shard of this number; else shards are numbered from 0 as they are begun.
     """

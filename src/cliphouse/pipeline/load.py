@@ -23,10 +23,11 @@ from cliphouse.reports import LoadReport
 from cliphouse.schema import (
     NEEDED_COLUMNS,
     create_table,
+    deleted_name,
     identifier,
     ledger_name,
 )
-from cliphouse.types import CollectionInfo, LoadOptions, MergedShard, ProgressCallback, Query, Shard, Storage
+from cliphouse.types import CollectionInfo, LoadOptions, MergedShard, ProgressCallback, Shard, Storage
 
 #: How often workers that are to stop are looked after.
 _CANCEL_SECONDS = 0.2
@@ -243,6 +244,7 @@ class _Load:
             left_out=ledger.total(entry.left_out for entry in fresh.values()),
             kept=ledger.total(entry.kept for entry in fresh.values()),
             seconds=seconds,
+            without_text=tuple(number for number, entry in fresh.items() if entry.rows and not entry.has_text),
             stale_indexes=tuple(
                 state.name for state in index.states(self._engine, self._info.name) if state.state != "ready"
             ),
@@ -264,11 +266,11 @@ def check_columns(info: CollectionInfo) -> None:
 
 
 def _drop_orphan(engine: Engine, collection: str) -> None:
-    """Drop the ledger of a table that was dropped by hand, but not that of one which another loader makes just now."""
-    sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name IN ({table:String}, {own:String})"
-    parameters = {"table": collection, "own": ledger_name(collection)}
-    if engine.query(Query(sql=sql, parameters=parameters)).rows == [(ledger_name(collection),)]:
-        drop(engine, ledger_name(collection))
+    """Drop what stood beside a table that was dropped by hand, but not beside one that another loader just made."""
+    if catalog.exists(engine, collection):
+        return
+    for table in (ledger_name(collection), deleted_name(collection)):
+        drop(engine, table)
 
 
 def _drop_if_empty(engine: Engine, collection: str) -> None:

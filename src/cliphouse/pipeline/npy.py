@@ -196,13 +196,19 @@ def take_rows(parquet: pq.ParquetFile, numbers: NDArray[np.int64], columns: list
     sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.metadata.num_row_groups)]
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     groups = np.searchsorted(starts, numbers, side="right") - 1
-    pieces = [
-        parquet.read_row_group(int(group), columns=columns).take(pa.array(numbers[groups == group] - starts[group]))
-        for group in np.unique(groups)
-    ]
+    pieces = []
+    for group in np.unique(groups):
+        table = _takeable(parquet.read_row_group(int(group), columns=columns))
+        pieces.append(table.take(pa.array(numbers[groups == group] - starts[group])))
     if not pieces:
         return parquet.schema_arrow.empty_table().select(columns).to_batches(1)[0]
     return pa.concat_tables(pieces).combine_chunks().to_batches()[0]
+
+
+def _takeable(table: pa.Table) -> pa.Table:
+    """The table with views of strings as strings: Arrow picks no rows of views."""
+    kinds = [pa.large_binary() if "view" in str(field.type) else field.type for field in table.schema]
+    return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
 
 
 def file_sum(path: Path) -> str:

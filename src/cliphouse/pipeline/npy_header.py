@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,5 +35,8 @@ def read_header(path: Path) -> NpyHeader:
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read(file)
+        try:
+            shape, fortran_order, dtype = read(file)
+        except (SyntaxError, TypeError, tokenize.TokenError) as error:  # NumPy evaluates it as Python
+            raise ValueError("its header cannot be read") from error
         return NpyHeader(shape, dtype, fortran_order, file.tell())

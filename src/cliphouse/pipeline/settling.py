@@ -40,6 +40,12 @@ class Settling:
         deleted = delete.deleted_rows(self._engine, self._collection, shard.number)
         if not present and entry.rows > deleted:
             return None  # dropped or truncated by hand; or its loader died before the rows joined
+        if not same and shard.has_text and not entry.has_text:
+            raise ShardConflict(
+                "it was loaded without text embeddings, and now there are some; to bring them in: "
+                f"cliphouse delete --shard {shard.number}, and load it again",
+                shard=shard.number,
+            )
         if not same:
             raise ShardConflict(
                 f"it is loaded already, from other files than {shard.source}; "

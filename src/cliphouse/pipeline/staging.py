@@ -8,6 +8,7 @@ longer there.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ LEASE_SECONDS = 600
 
 #: Of two who begin at the same moment one gives way, and the other waits for that: this long, looking this often.
 _PATIENCE_SECONDS, _LOOK_SECONDS = 5.0, 0.05
+
+#: What the name of an attempt's table has behind the prefix: shard, token, and which of its tables it is.
+_ATTEMPT = re.compile(r"(\d+)_([0-9a-f]{8})_\d+")
 
 #: Tokens of the attempts of this process that are under way.
 _ours: set[str] = set()
@@ -132,18 +136,18 @@ def attempts(engine: Engine, collection: str) -> list[Attempt]:
     """The collection's staging tables."""
     prefix = staging_prefix(collection)
     sql = (
-        "SELECT tables.name, any(tables.comment), toInt64(now()) - max(toInt64(greatest(\n"
-        "    tables.metadata_modification_time, parts.modification_time)))\n"
+        "SELECT tables.name, any(tables.comment),\n"
+        "max(toInt64(greatest(tables.metadata_modification_time, parts.modification_time))) AS newest,\n"
+        "if(newest = 0, 0, toInt64(now()) - newest)\n"
         "FROM system.tables AS tables LEFT JOIN system.parts AS parts\n"
         "ON parts.database = tables.database AND parts.table = tables.name\n"
         "WHERE tables.database = currentDatabase() AND startsWith(tables.name, {prefix:String})\n"
         "GROUP BY tables.name ORDER BY tables.name"
     )
     found = []
-    for name, whose, idle in engine.query(Query(sql=sql, parameters={"prefix": prefix})).rows:
-        number, token, *_ = (*str(name).removeprefix(prefix).split("_"), "")
-        if number.isdecimal():
-            found.append(Attempt(int(number), str(name), token, str(whose), int(idle)))
+    for name, whose, _, idle in engine.query(Query(sql=sql, parameters={"prefix": prefix})).rows:
+        if match := _ATTEMPT.fullmatch(str(name).removeprefix(prefix)):
+            found.append(Attempt(int(match[1]), str(name), match[2], str(whose), int(idle)))
     idle_seconds = dict[str, int]()
     for each in found:
         idle_seconds[each.token] = min(each.idle_seconds, idle_seconds.get(each.token, each.idle_seconds))

@@ -15,11 +15,12 @@ from cliphouse.errors import ShardError
 from cliphouse.pipeline import ledger
 from cliphouse.pipeline.delete import id_range
 from cliphouse.pipeline.dirt import Cleaner
+from cliphouse.pipeline.native import floats, integers
 from cliphouse.pipeline.read import open_shard
-from cliphouse.pipeline.rows import OpenShard, Vectors
+from cliphouse.pipeline.rows import Batch, OpenShard, Vectors
 from cliphouse.pipeline.texts import as_bytes
 from cliphouse.reports import Difference, ShardCheck, VerifyReport
-from cliphouse.schema import EMBEDDING_COLUMNS, deleted_name, identifier
+from cliphouse.schema import EMBEDDING_COLUMNS, METADATA_COLUMNS, deleted_name, identifier
 from cliphouse.types import (
     ROWS_PER_SHARD,
     CollectionInfo,
@@ -33,10 +34,9 @@ from cliphouse.types import (
 
 #: Differences that a report names; it counts them all.
 NAMED = 20
-#: Selection compared at once: their vectors are in memory twice.
+#: Rows compared at once: their vectors are in memory twice.
 _ROWS_AT_ONCE = 2_000
 _BATCH_ROWS = 65_536
-_COMPARED = ("url", "caption")
 
 
 def verify(
@@ -79,6 +79,7 @@ class _Verifier:
     def __init__(self, engine: Engine, info: CollectionInfo, columns: Mapping[str, str] | None) -> None:
         self._engine, self._info, self._columns = engine, info, columns
         self._table = identifier(info.name)
+        self._metadata = [name for name in METADATA_COLUMNS if name in info.columns and name != "similarity"]
         self._ledger = {
             number: entry for number, entry in ledger.entries(engine, info.name).items() if entry.state != "quarantined"
         }
@@ -133,7 +134,11 @@ class _Verifier:
             sampled = len(rows_taken)
             for start in range(0, sampled, _ROWS_AT_ONCE):
                 chunk = rows_taken[start : start + _ROWS_AT_ONCE]
-                self._compare(opened, chunk, deleted, may_lack=left_out > 0 or recorded is None)
+                try:
+                    self._compare(opened, chunk, deleted, may_lack=left_out > 0 or recorded is None)
+                except (ShardError, pa.ArrowException) as error:
+                    self.add([Difference(number, "the files", f"cannot be read: {error}".splitlines()[0], "")])
+                    break
                 if progress:
                     progress(Progress(label=label, done=start + len(chunk), total=sampled))
         if rows != distinct:
@@ -167,8 +172,9 @@ class _Verifier:
         number = opened.number
         ids = rows + number * ROWS_PER_SHARD
         vectors = ", ".join(f"{identifier(column)}::Array(Float32) AS {column}_" for column in EMBEDDING_COLUMNS)
+        columns = [*self._metadata, *(["similarity"] if "similarity" in self._info.columns else [])]
         sql = (
-            f"SELECT id, {', '.join(identifier(name) for name in _COMPARED)}, {vectors}\n"
+            f"SELECT id, {', '.join(map(identifier, columns))}, {vectors}\n"
             f"FROM {self._table} WHERE id IN {{ids:Array(Int64)}} ORDER BY id LIMIT 1 BY id"
         )
         stored = arrow_table(self._engine, sql, {"ids": ids.tolist()}).combine_chunks()
@@ -183,11 +189,14 @@ class _Verifier:
         # What the loader would store of them, whatever its policies were.
         taken = present - number * ROWS_PER_SHARD
         expected = Cleaner(opened, LoadOptions(on_bad_row="keep"), self._info.storage).clean(opened.take(taken))
-        for column in _COMPARED:
-            texts = as_bytes(expected.metadata.get(column)) or [b""] * len(taken)
-            for row, file, table in zip(taken, texts, as_bytes(stored.column(column)), strict=True):
+        for column in self._metadata:
+            for row, file, table in zip(taken, *_values(column, expected, stored.column(column)), strict=True):
                 if file != table:
                     self.add([Difference(number, f"row {row}: {column}", _shown(file), _shown(table))])
+        if "similarity" in stored.column_names:
+            options = LoadOptions(on_bad_row="keep", similarity="recompute")
+            again = Cleaner(opened, options, self._info.storage).clean(opened.take(taken))
+            self._compare_similarities(number, taken, (expected, again), stored.column("similarity"))
         for column, wanted in zip(EMBEDDING_COLUMNS, (expected.image, expected.text), strict=True):
             self._compare_vectors(number, column, wanted, taken, stored.column(f"{column}_").combine_chunks())
 
@@ -215,11 +224,21 @@ class _Verifier:
             found = f"{files[place, at]:.6g} at {at}", f"{table[place, at]:.6g}"
             self.add([Difference(number, f"row {rows[whole][place]}: {column}", *found)])
 
+    def _compare_similarities(
+        self, number: int, rows: NDArray[np.int64], allowed: Sequence[Batch], stored: pa.ChunkedArray
+    ) -> None:
+        """Each must be what the files say, or what the vectors do: the loader may have been told to compute it."""
+        table = np.asarray(stored.to_numpy(), np.float32)
+        files = [np.frombuffer(floats(batch.metadata.get("similarity"), len(rows)), "<f4") for batch in allowed]
+        right = [np.isclose(each, table, rtol=0, atol=1e-5, equal_nan=True) for each in files]
+        for place in np.flatnonzero(~np.logical_or.reduce(right)):
+            found = f"{files[0][place]:.6g}", f"{table[place]:.6g}"
+            self.add([Difference(number, f"row {rows[place]}: similarity", *found)])
+
     def _compare_sums(self, number: int, recorded: Mapping[str, str], found: Mapping[str, str]) -> None:
-        for kind in sorted(recorded.keys() | found.keys()):
-            if recorded.get(kind, "") != found.get(kind, ""):
-                sums = found.get(kind, "no file"), recorded.get(kind, "no sum")
-                self.add([Difference(number, f"the {kind} file's checksum", *sums)])
+        for kind in sorted(recorded.keys() & found.keys()):
+            if recorded[kind] != found[kind]:
+                self.add([Difference(number, f"the {kind} file's checksum", found[kind], recorded[kind])])
 
     def _deleted(self, condition: str) -> set[int]:
         if not self._remembers:
@@ -252,6 +271,14 @@ def _sample(rows: int, wanted: int, seed: int, number: int) -> NDArray[np.int64]
     return np.sort(np.random.default_rng([seed, number]).choice(rows, wanted, replace=False)).astype(np.int64)
 
 
-def _shown(value: bytes) -> str:
-    text = value.decode("utf-8", "replace")
+def _values(column: str, expected: Batch, stored: pa.ChunkedArray) -> tuple[list[object], list[object]]:
+    """A column as the files have it and as the table does."""
+    rows, values = len(expected.numbers), expected.metadata.get(column)
+    if METADATA_COLUMNS[column][0] == "Int32":
+        return np.frombuffer(integers(values, rows), "<i4").tolist(), stored.to_pylist()
+    return [*(as_bytes(values) or [b""] * rows)], [*as_bytes(stored)]
+
+
+def _shown(value: object) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     return repr(text if len(text) <= 60 else text[:59] + "…")
