@@ -30,7 +30,7 @@ class Behaviour:
     off_by: int = 0  # a range begins elsewhere than was asked
     lie: int = 0  # by which the length that is said is wrong
     says_length: bool = True
-    etag: str | None = None
+    etag: str | None = None  # empty for none
     type: str = "application/octet-stream"
 
 
@@ -78,7 +78,7 @@ def serving(root: Path) -> Iterator[Shelf]:
                 self.answer(404, b"<html>not here</html>", {})
                 return
             content = path.read_bytes() if how.content is None else how.content
-            etag = how.etag or f'"{md5(content).hexdigest()}"'
+            etag = f'"{md5(content).hexdigest()}"' if how.etag is None else how.etag
             match = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted) if how.ranges else None
             if match and how.heeds_if_range and self.headers.get("If-Range", etag) != etag:
                 match = None
@@ -90,7 +90,7 @@ def serving(root: Path) -> Iterator[Shelf]:
             if match and start:
                 start += how.off_by
             body = content[start:stop]
-            headers = {"ETag": etag, "Content-Type": how.type}
+            headers = ({"ETag": etag} if etag else {}) | {"Content-Type": how.type}
             if match:
                 headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(content) + how.lie}"
             self.answer(206 if match else 200, body, headers, how, faulty=not probe)

@@ -171,6 +171,24 @@ def test_a_file_that_changed_between_two_runs_is_fetched_anew(shelf: Shelf, sour
         (out / "img_emb" / IMAGE).unlink()
 
 
+@pytest.mark.parametrize("runs", [1, 2])
+def test_what_another_mirror_began_is_not_gone_on_with(
+    shelf: Shelf, second: Shelf, source: Path, out: Path, runs: int
+) -> None:
+    """Half of one file and half of another is a file of the right length, and of nobody's data."""
+    shelf.behave[IMAGE] = Behaviour(cut_after=30_000)
+    shelf.on_request = lambda name: (
+        shelf.behave[IMAGE].statuses.append((404, {})) if shelf.ranges(IMAGE)[1:] and name == IMAGE else None
+    )
+    theirs = (source / "img_emb" / "img_emb_1.npy").read_bytes()
+    second.behave[IMAGE] = Behaviour(content=theirs, etag="", heeds_if_range=False)
+    both = [shelf.url, second.url]
+    for mirrors in [both] if runs == 1 else [both[:1], both[1:]]:
+        cliphouse.download(out, shards="0", base_urls=mirrors)
+    assert shelf.ranges(IMAGE) == ["all", "bytes=30000-"]
+    assert (out / "img_emb" / IMAGE).read_bytes() == theirs
+
+
 def test_a_second_run_goes_on_with_what_the_first_left(shelf: Shelf, source: Path, out: Path) -> None:
     shelf.behave[IMAGE] = Behaviour(cut_after=30_000, cuts=1, statuses=[])
 
