@@ -294,7 +294,7 @@ def _write(
             return whole
         _refuse_all_but_files(answer, url, elsewhere)
         if answer.status == 206 and (_start(answer) != had or (had and _mark(answer) != part.mark)):
-            part.discard()  # another mirror may have another file of this length: what does not say that it is ours is not
+            part.discard()  # without our mark it may be another mirror's other file of the same length
             raise Busy("the server sent another part of the file than was asked for")
         if answer.status == 200:
             had = 0

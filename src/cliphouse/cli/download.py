@@ -123,7 +123,7 @@ def download(
         raise UsageError("name the shards and the folder: cliphouse download --shards 0-9 --out ./shards")
     if then is None and keep != "all":
         raise UsageError("--keep none is about shards that are loaded; add --then load")
-    with _going_on(), ExitStack() as stack:
+    with _summed_up(collection, keep) as reports, _going_on(), ExitStack() as stack:
         into = (
             stack.enter_context(open_collection(db, collection, encoder=encoder, create=True))
             if then == "load"
@@ -141,13 +141,21 @@ def download(
             into=into,
             keep=keep,
             progress=progress,
+            ended=reports.append,
         )
-    _say(report, collection, keep)
     if report.failed:
-        click.echo(
-            f"to try again what failed, run the same command with --shards {shard_ranges(report.failed)}", err=True
-        )
         context.exit(_INCOMPLETE)
+
+
+@contextmanager
+def _summed_up(collection: str, keep: Keep) -> Iterator[list[DownloadReport]]:
+    """Say at the end what was done by the report that was put into the list, before any error is said."""
+    reports: list[DownloadReport] = []
+    try:
+        yield reports
+    finally:
+        for report in reports:
+            _say(report, collection, keep)
 
 
 def _say(report: DownloadReport, collection: str, keep: Keep) -> None:
@@ -171,6 +179,10 @@ def _say(report: DownloadReport, collection: str, keep: Keep) -> None:
         click.echo(f"{name} does not cover the new rows yet: cliphouse index build --column {column}")
     for number, reason in report.failed.items():
         click.echo(f"shard {number} failed: {reason}", err=True)
+    if report.failed:
+        click.echo(
+            f"to try again what failed, run the same command with --shards {shard_ranges(report.failed)}", err=True
+        )
 
 
 def _show(base_urls: tuple[str, ...], shards: str | None, patience: float) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 from cliphouse.errors import (
+    DimensionMismatch,
     DownloadFailed,
     NotEnoughSpace,
     ShardError,
@@ -100,6 +101,7 @@ def download(
     into: Loader | None = None,
     keep: Keep = "all",
     progress: ProgressCallback | None = None,
+    ended: Callable[[DownloadReport], None] | None = None,
 ) -> DownloadReport:
     """Download `shards` ("0-9,12" or numbers) into the folder `out`, which `Collection.load` takes.
 
@@ -108,13 +110,14 @@ def download(
     `limit_rate` bytes a second together; an attempt without a byte for `patience` seconds is given up. Files that are
     there and whole are left alone, and parts are gone on with. A shard that cannot be had does not stop the others: it
     is in the report's `failed`. With `into`, a Collection, each shard is loaded as soon as it is whole, in this thread,
-    and one that the collection holds is not asked for; `keep` "none" deletes the files of loaded shards.
+    and one that the collection holds is not asked for; `keep` "none" deletes the files of loaded shards. `ended` is
+    told the report however the download ends, an error and Ctrl-C included.
 
     Raises:
         UsageError: an argument does not fit.
         DownloadFailed: no place answers.
         NotEnoughSpace, StorageFull, StorageError: `out` cannot take it.
-        EngineError: loading failed. A `ShardError` does not end it, but goes into the report.
+        EngineError: loading failed. A shard that does not fit does not end it, but goes into the report.
     """
     options = Options(text=text, parallel=parallel, limit_rate=limit_rate, patience=patience, keep=keep)
     if into is None and keep != "all":
@@ -123,7 +126,13 @@ def download(
     if not numbers or numbers[0] < 0:
         raise UsageError("name the shards to download, for example 0-9,12")
     chosen = [mirrors.mirror(str(base)) for base in base_urls] or list(KNOWN)
-    return _Job(Path(out).expanduser(), numbers, chosen, options, into, progress).run()
+    job = _Job(Path(out).expanduser(), numbers, chosen, options, into, progress)
+    try:
+        job.run()
+    finally:
+        if ended:
+            ended(job.report())
+    return job.report()
 
 
 def probe(
@@ -228,10 +237,10 @@ class _Job:
         self.failed: dict[int, str] = {}
         self.files = self.rows = 0
         self.stale_indexes: tuple[str, ...] = ()
+        self.started = time.perf_counter()
 
-    def run(self) -> DownloadReport:
+    def run(self) -> None:
         """Bring all shards, and load them."""
-        started = time.perf_counter()
         missing = [each for files in self.wanted.values() for each in files if not each.target.exists()]
         sizes: Mapping[Kind, int] = {}
         with _writing(self.out):
@@ -245,6 +254,9 @@ class _Job:
         for each in missing:
             self.tally.expect(each)
         self._work(Board(self.wanted, self.options.window or len(self.wanted)))
+
+    def report(self) -> DownloadReport:
+        """What has been done so far."""
         return DownloadReport(
             directory=self.out,
             fetched=tuple(sorted(self.fetched)),
@@ -253,7 +265,7 @@ class _Job:
             failed=dict(sorted(self.failed.items())),
             files=self.files,
             received_bytes=self.pace.total,
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - self.started,
             loaded=tuple(sorted(self.loaded)),
             rows=self.rows,
             stale_indexes=self.stale_indexes,
@@ -319,7 +331,7 @@ class _Job:
             return
         try:
             report = self.into.load(self.out, shards=[number], progress=self.progress)
-        except (ShardError, UnknownShard) as error:  # unknown: another process has deleted it meanwhile
+        except (ShardError, DimensionMismatch, UnknownShard) as error:  # unknown: another process has deleted it
             self.failed[number] = str(error).removeprefix(f"shard {number}: ")
             return
         self.rows += report.rows
