@@ -47,6 +47,10 @@ class Shelf:
     stalled: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     go_on: threading.Event = field(default_factory=threading.Event)
     on_request: Callable[[str], None] = lambda _: None
+    #: Answer 401 to all who do not send this.
+    authorization: str = ""
+    #: Answer 403 to all who do not have this query.
+    query: str = ""
 
     def names(self) -> list[str]:
         return [name for name, _ in self.asked]
@@ -61,6 +65,13 @@ def serving(root: Path) -> Iterator[Shelf]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.path, _, query = self.path.partition("?")
+            if shelf.authorization not in ("", self.headers.get("Authorization")):
+                self.answer(401, b"no", {})
+                return
+            if shelf.query not in ("", query):
+                self.answer(403, b"no", {})
+                return
             path = shelf.root / self.path.lstrip("/")
             name, wanted = path.name, self.headers.get("Range", "all")
             how = shelf.behave.get(name) or shelf.behave.get("*") or Behaviour()

@@ -372,6 +372,13 @@ def test_wrong_requests(shelf: Shelf, out: Path, source: Path, cliphouse: Callab
         ((*to, "--shards", "0", "--parallel", "0"), "parallel must be from 1 to 64"),
         ((*to, "--shards", "0", "--patience", "0"), "patience must be more than 0"),
         (("--shards", "0", "--out", out, "--base-url", "ftp://x/y"), "a folder or begin with https://, http://, s3://"),
+        ((*to, "--shards", "0", "--patience", "inf"), "patience must be more than 0 seconds and at most a day"),
+        ((*to, "--shards", "0", "--limit-rate", "9" * 400), "limit_rate must be"),
+        ((*to, "--shards", "0", "--base-url", "http://[::1"), "'http://[::1' is no address"),
+        ((*to, "--shards", "0", "--base-url", "s3://[::1"), "'s3://[::1' is no address"),
+        ((*to, "--shards", "0", "--base-url", "http://x:y"), "'http://x:y' is no address"),
+        ((*to, "--shards", "0", "--base-url", " "), "an empty address"),
+        (("--probe", "--patience", "1e12"), "patience must be more than 0 seconds and at most a day"),
         (("--shards", "0", "--out", out, "--base-url", "https:///x"), "is no address to download from"),
         (("--shards", "0", "--out", source / "img_emb" / IMAGE, "--base-url", shelf.url), "is not a directory"),
     ):
@@ -392,3 +399,54 @@ def test_a_folder_that_holds_a_file_twice_is_said(shelf: Shelf, out: Path) -> No
     write_shard(out, 0, folders=True)
     with pytest.raises(cliphouse.CliphouseError, match=r"both .* and .* claim it"):
         cliphouse_download(out, shelf)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (503, {"Retry-After": "\xb2"}),
+        (503, {"Retry-After": "Mon, 01 Jan 0001 00:00:00 +2359"}),
+        (200, {"Content-Length": "\xb2"}),
+        (206, {"Content-Range": f"bytes 0-1/{'9' * 5000}"}),
+        (302, {"Location": "http://[::1"}),
+    ],
+    ids=["rest", "date", "length", "range", "redirect"],
+)
+def test_answers_that_make_no_sense(
+    shelf: Shelf, second: Shelf, source: Path, out: Path, answer: tuple[int, dict[str, str]]
+) -> None:
+    shelf.behave[IMAGE] = Behaviour(statuses=[answer] * 9, says_length="Content-Length" not in answer[1])
+    assert cliphouse.download(out, shards="0", base_urls=[shelf.url, second.url]).failed == {}
+    assert files(out) == shards_of(source, 0)
+
+
+def test_a_user_and_a_query_are_sent_and_never_shown(
+    shelf: Shelf, second: Shelf, source: Path, out: Path, cliphouse: Callable[..., Outcome]
+) -> None:
+    """The password goes to its own server alone, also when that sends us on."""
+    shelf.authorization = "Basic bWU6UzNDUkVUIQ=="  # me:S3CRET!
+    shelf.query = "token=S3CRET/"
+    address = shelf.url.replace("//", "//me:S3CRET%21@") + "/?token=S3CRET/"
+    here = f"{shelf.url}/img_emb/img_emb_1.npy?{shelf.query}"
+    shelf.behave[IMAGE] = Behaviour(statuses=[(302, {"Location": here})] * 5)
+    away = f"{second.url}/img_emb/img_emb_2.npy?S3CRET"
+    shelf.behave["img_emb_3.npy"] = Behaviour(statuses=[(302, {"Location": away})] * 5)
+    second.authorization = shelf.authorization
+    outcome = cliphouse("download", "--shards", "0,1,3,7", "--out", out, "--base-url", address)
+    assert outcome.code == 3
+    assert (out / "img_emb" / IMAGE).read_bytes() == (source / "img_emb" / "img_emb_1.npy").read_bytes()
+    assert files(out).keys() >= shards_of(source, 0, 1).keys()
+    assert f"{shelf.url}/img_emb/img_emb_3.npy: the server answered 401" in outcome.err
+    assert f"{shelf.url}/metadata/metadata_7.parquet: the server answered 404" in outcome.err
+    probed = cliphouse("download", "--probe", "--base-url", address)
+    assert f"{shelf.url} " in probed.out
+    shelf.root = shelf.root / "nothing"
+    refused = cliphouse("download", "--shards", "2", "--out", out, "--base-url", address)
+    assert refused.code == 3
+    for scheme in ("s3", "ftp"):
+        for wrong in (f"{scheme}://AK:S3CRET@bucket/x", f"{scheme}://bucket/x?token=S3CRET"):
+            told = cliphouse("download", "--shards", "2", "--out", out, "--base-url", wrong)
+            assert told.code == 2
+            assert f"'{scheme}://bucket/x'" in told.err
+            refused = Outcome(refused.code, refused.out, refused.err + told.err)
+    assert "S3CRET" not in outcome.out + outcome.err + probed.out + refused.err

@@ -11,7 +11,7 @@ import click
 
 from cliphouse.cli.options import database_options, encoder_option, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
-from cliphouse.errors import DownloadFailed, UsageError
+from cliphouse.errors import DownloadFailed, UsageError, shown
 from cliphouse.pipeline.download import PARALLEL, Keep, probe
 from cliphouse.pipeline.download import download as download_shards
 from cliphouse.pipeline.mirrors import KNOWN
@@ -190,10 +190,10 @@ def _show(base_urls: tuple[str, ...], shards: str | None, patience: float) -> No
     rows = []
     for base, found in probe(base_urls, shard=parse_shards(shards or "0")[0], patience=patience).items():
         if isinstance(found, DownloadFailed):
-            rows.append((base, "no", found.reason))
+            rows.append((shown(base), "no", found.reason))
             continue
         sizes = ", ".join(f"{kind} {size(count)}" if count else f"no {kind}" for kind, count in found.sizes.items())
-        rows.append((base, "yes", f"{found.layout.name}: {sizes}"))
+        rows.append((shown(base), "yes", f"{found.layout.name}: {sizes}"))
     print_table(["mirror", "has it", "answer"], rows)
     if not base_urls:
         click.echo(f"{len(KNOWN)} known places; name your own with --base-url")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import threading
 import time
@@ -38,6 +39,7 @@ from cliphouse.web import PATIENCE
 T = TypeVar("T")
 Keep = Literal["all", "none"]
 PARALLEL = 4
+_LONGEST_PATIENCE = 86_400.0
 #: How long a stop waits for threads that are in the middle of something.
 _FAREWELL_SECONDS = 1.0
 
@@ -71,10 +73,10 @@ class Options:
     def __post_init__(self) -> None:
         if not 1 <= self.parallel <= 64:
             raise UsageError(f"parallel must be from 1 to 64 files at once, got {self.parallel}")
-        if self.limit_rate is not None and not self.limit_rate >= 1:
+        if self.limit_rate is not None and not 1 <= self.limit_rate < math.inf:
             raise UsageError(f"limit_rate must be at least 1 byte a second, got {self.limit_rate}")
-        if not self.patience > 0:
-            raise UsageError(f"patience must be more than 0 seconds, got {self.patience}")
+        if not 0 < self.patience <= _LONGEST_PATIENCE:
+            raise UsageError(f"patience must be more than 0 seconds and at most a day, got {self.patience}")
         if self.keep not in ("all", "none"):
             raise UsageError(f"keep must be 'all' or 'none', got {self.keep!r}")
 
@@ -140,7 +142,7 @@ def probe(
 ) -> dict[str, Place | DownloadFailed]:
     """What each mirror answers that is asked for `shard`: in which layout it has it, or why not."""
     answers: dict[str, Place | DownloadFailed] = {}
-    look = Look([shard], tuple(FILES), patience, Pace())
+    look = Look([shard], tuple(FILES), Options(patience=patience).patience, Pace())
     for each in [mirrors.mirror(str(base)) for base in base_urls] or list(KNOWN):
         try:
             answers[each.base] = _apart(partial(look, each))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from cliphouse import objects, web
-from cliphouse.errors import DownloadFailed, UsageError
+from cliphouse import objects, storage, web
+from cliphouse.errors import DownloadFailed, UsageError, shown
 from cliphouse.files import Part, Peek
 from cliphouse.pace import Pace
 from cliphouse.types import ProgressCallback
@@ -67,7 +67,7 @@ class Place:
 
     def address(self, kind: Kind, number: int) -> str:
         """Where a file is, for people."""
-        return f"{self.base}/{self.layout.path(kind, number)}"
+        return shown(_below(self.base, self.layout.path(kind, number)))
 
 
 def mirror(address: str) -> Mirror:
@@ -76,15 +76,31 @@ def mirror(address: str) -> Mirror:
     Raises:
         UsageError: it is an address of no kind we know.
     """
-    scheme = urlsplit(address).scheme
+    address = address.strip()
+    if not address:
+        raise UsageError("an empty address names no place to download from; give an address or a folder")
+    try:
+        scheme = urlsplit(address).scheme
+    except ValueError as error:
+        raise UsageError(f"{shown(address)!r} is no address to download from: {error}") from error
     if scheme in ("http", "https"):
         web.check_address(address)
     elif "://" not in address:
         address = Path(address).expanduser().absolute().as_uri()
-    elif scheme not in objects.SCHEMES:
+    elif scheme in storage.STORES:
+        storage.check_address(address)
+    elif scheme != "file":
         known = ", ".join(f"{name}://" for name in ("https", "http", *objects.SCHEMES))
-        raise UsageError(f"{address!r} is no address to download from; it must be a folder or begin with {known}")
-    return Mirror(address.rstrip("/"))
+        raise UsageError(
+            f"{shown(address)!r} is no address to download from; it must be a folder or begin with {known}"
+        )
+    return Mirror(_below(address, ""))
+
+
+def _below(base: str, name: str) -> str:
+    """The address of a file below `base`, whose query, which may be a key to all its files, stays at the end."""
+    parts = urlsplit(base)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}".rstrip("/"), fragment="").geturl()
 
 
 def peek(base: str, name: str, *, patience: float, pace: Pace) -> Peek:
@@ -94,7 +110,7 @@ def peek(base: str, name: str, *, patience: float, pace: Pace) -> Peek:
         DownloadFailed: the place cannot be reached.
     """
     if urlsplit(base).scheme in ("http", "https"):
-        return web.peek(f"{base}/{name}", patience=patience, pace=pace)
+        return web.peek(_below(base, name), patience=patience, pace=pace)
     return objects.peek(base, name, patience=patience, pace=pace)
 
 
@@ -118,7 +134,7 @@ def receive(
     label = part.target.name
     if urlsplit(base).scheme in ("http", "https"):
         web.receive(
-            f"{base}/{name}", part, label=label, promised=promised, patience=patience, pace=pace, progress=progress
+            _below(base, name), part, label=label, promised=promised, patience=patience, pace=pace, progress=progress
         )
     else:
         objects.receive(base, name, part, label=label, patience=patience, pace=pace, progress=progress)
