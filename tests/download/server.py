@@ -47,6 +47,8 @@ class Shelf:
     stalled: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     go_on: threading.Event = field(default_factory=threading.Event)
     on_request: Callable[[str], None] = lambda _: None
+    #: Answer as many probes with 503.
+    busy_probes: int = 0
     #: Answer 401 to all who do not send this.
     authorization: str = ""
     #: Answer 403 to all who do not have this query.
@@ -78,6 +80,10 @@ def serving(root: Path) -> Iterator[Shelf]:
             probe = wanted == PROBE
             if probe:
                 shelf.probes.append(self.path.lstrip("/"))
+                if shelf.busy_probes:
+                    shelf.busy_probes -= 1
+                    self.answer(503, b"no", {})
+                    return
             else:
                 shelf.asked.append((name, wanted))
                 shelf.on_request(name)

@@ -280,6 +280,28 @@ def test_where_nobody_answers_it_is_said_of_each(shelf: Shelf, out: Path) -> Non
         cliphouse.download(out, shards="0", base_urls=[shelf.url])
 
 
+def test_a_mirror_that_has_a_few_of_the_shards(shelf: Shelf, source: Path, out: Path, tmp_path: Path) -> None:
+    """Neither the first nor the middle nor the last."""
+    shelf.root = tmp_path / "web"
+    for name, content in shards_of(source, 1, 2).items():
+        (shelf.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (shelf.root / name).write_bytes(content)
+    report = cliphouse.download(out, shards="0-7", base_urls=[shelf.url])
+    assert (report.fetched, list(report.failed)) == ((1, 2), [0, 3, 4, 5, 6, 7])
+    assert files(out) == shards_of(source, 1, 2)
+
+
+def test_a_mirror_that_is_busy_at_the_start_is_asked_later(
+    shelf: Shelf, second: Shelf, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cliphouse.pipeline.mirrors.REST_SECONDS", 0)
+    shelf.busy_probes = 3
+    second.behave[IMAGE] = Behaviour(statuses=[(404, {})] * 9)
+    assert cliphouse.download(out, shards="0", base_urls=[shelf.url, second.url]).failed == {}
+    assert files(out) == shards_of(source, 0)
+    assert len(shelf.probes) > 3
+
+
 def test_the_summary_lists_what_failed_as_ranges(shelf: Shelf, out: Path, cliphouse: Callable[..., Outcome]) -> None:
     outcome = cliphouse("download", "--shards", "0,3-6", "--out", out, "--base-url", shelf.url)
     assert outcome.code == 3

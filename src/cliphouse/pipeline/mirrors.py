@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ from urllib.parse import urlsplit
 from cliphouse import objects, storage, web
 from cliphouse.errors import DownloadFailed, UsageError, shown
 from cliphouse.files import Part, Peek
-from cliphouse.pace import Pace
+from cliphouse.pace import Busy, Pace
 from cliphouse.types import ProgressCallback
 
 Kind = Literal["metadata", "text", "image"]
@@ -23,6 +25,10 @@ FILES: Mapping[Kind, str] = {
     "image": "img_emb_{}.npy",
 }
 _MAGIC: Mapping[Kind, bytes] = {"metadata": b"PAR1", "text": b"\x93NUMPY", "image": b"\x93NUMPY"}
+
+
+#: A mirror that was busy or could not be reached is left alone for so long: to see that may take minutes.
+REST_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +147,13 @@ def receive(
 
 
 def probe(mirror: Mirror, numbers: Sequence[int], kinds: Sequence[Kind], look: Callable[[str, str], Peek]) -> Place:
-    """In which of its layouts the mirror has shards, by looking for the first, the middle and the last of `numbers`.
+    """In which of its layouts the mirror has shards: it is asked for one of `numbers` after the other until it has one.
 
     Raises:
-        DownloadFailed: it cannot be reached, or has none of them.
+        DownloadFailed: it cannot be reached, which Busy caused, or has none of them.
     """
     refusal = ""
-    for number in dict.fromkeys((numbers[0], numbers[len(numbers) // 2], numbers[-1])):
+    for number in dict.fromkeys((numbers[0], numbers[len(numbers) // 2], numbers[-1], *numbers)):
         for layout in mirror.layouts:
             seen = look(mirror.base, layout.path("image", number))
             if reason := why_not("image", seen):
@@ -169,12 +175,14 @@ def why_not(kind: Kind, seen: Peek) -> str:
 
 
 class Places:
-    """The mirrors in their order, each probed when it is first needed. For several threads."""
+    """The mirrors in their order, each probed when it is first needed, and again later if it was busy. For threads."""
 
     def __init__(self, mirrors: Sequence[Mirror], look: Callable[[Mirror], Place]) -> None:
         self._mirrors = mirrors
         self._look = look
-        self._known: dict[int, Place | DownloadFailed] = {}
+        self._known: dict[int, Place] = {}
+        #: Why those that were probed in vain are no places, and until when they are not probed again.
+        self._refused: dict[int, tuple[DownloadFailed, float]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -186,17 +194,18 @@ class Places:
         Raises:
             DownloadFailed: it does not answer.
         """
-        mirror = self._mirrors[position]
         with self._lock:
-            if position not in self._known:
-                try:
-                    self._known[position] = self._look(mirror)
-                except DownloadFailed as error:
-                    self._known[position] = error
-            found = self._known[position]
-        if isinstance(found, DownloadFailed):
-            raise found
-        return found
+            if position in self._known:
+                return self._known[position]
+            if position in self._refused and time.monotonic() < self._refused[position][1]:
+                raise self._refused[position][0]
+            try:
+                self._known[position] = self._look(self._mirrors[position])
+            except DownloadFailed as error:
+                until = time.monotonic() + REST_SECONDS if isinstance(error.__cause__, Busy) else math.inf
+                self._refused[position] = error, until
+                raise
+            return self._known[position]
 
     def first(self) -> Place:
         """The first place that answers.
