@@ -231,6 +231,17 @@ def test_two_files_that_disagree_are_both_fetched_again(shelf: Shelf, second: Sh
     assert sorted(second.names()) == [IMAGE, METADATA]
 
 
+@pytest.mark.parametrize("text", [True, False])
+def test_files_that_their_publisher_replaced(shelf: Shelf, source: Path, out: Path, tmp_path: Path, text: bool) -> None:
+    """Those that were there are outvoted by all that is to be had."""
+    cliphouse.download(out, shards="0", base_urls=[shelf.url], text=text)
+    (out / "metadata" / METADATA).unlink()
+    shelf.root = tmp_path / "web"
+    write_shard(shelf.root, 0, ["new"] * 599, folders=True)
+    assert cliphouse.download(out, shards="0", base_urls=[shelf.url], text=text).fetched == (0,)
+    assert files(out) == shards_of(shelf.root, 0, text=text)
+
+
 def test_what_was_there_is_only_replaced_by_what_is_whole(shelf: Shelf, source: Path, out: Path) -> None:
     cliphouse.download(out, shards="0", base_urls=[shelf.url])
     mine = _fewer_rows(source, 300)
