@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import cliphouse
 from cliphouse import Collection
 from tests.conftest import Outcome
@@ -97,3 +99,36 @@ def test_what_ends_it_does_not_hide_what_was_done(
     assert failed.startswith("shard 0 failed: img_emb_0.npy: ")
     assert again.endswith("--shards 0")
     assert error.startswith("cliphouse: no space left on")
+
+
+def test_rows_are_left_out_and_kept_as_load_is_told(
+    shelf: Shelf, out: Path, tmp_path: Path, cliphouse: Callable[..., Outcome]
+) -> None:
+    shelf.root = tmp_path / "web"
+    for number in range(2):
+        images = random_unit(20, 16, number)
+        images[3] = 0
+        captions = ["x"] * 19 + [None]  # type: ignore[list-item]
+        write_shard(shelf.root, number, captions, images=images, with_text=False, folders=True)
+    to = ("--out", out, "--base-url", shelf.url, "--no-text", "--then", "load", "--shards", "0-1", "--db")
+    told = cliphouse("download", *to, tmp_path / "db").out
+    assert "left out 2 of 40 rows: 2 vector\n" in told
+    assert "kept though not as they should be: 2 caption\n" in told
+    strict = cliphouse("download", *to, tmp_path / "strict", "--on-bad-row", "fail", "--storage", "float32")
+    assert strict.code == 3
+    assert "shard 0 failed: " in strict.err
+    kept = cliphouse("download", *to, tmp_path / "kept", "--on-bad-row", "keep", "--storage", "float32")
+    assert "40 new rows" in kept.out
+    with Collection.open(tmp_path / "kept") as collection:
+        assert collection.status().storage == "float32"
+
+
+def test_files_are_deleted_when_the_table_is_on_the_disk(
+    shelf: Shelf, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[bool] = []
+    monkeypatch.setattr("os.sync", lambda: there.append((out / "img_emb" / "img_emb_0.npy").exists()))
+    with Collection.open(tmp_path / "db") as collection:
+        cliphouse.download(out, shards="0", base_urls=[shelf.url], into=collection, keep="none")
+    assert there == [True]
+    assert files(out) == {}

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import click
 
-from cliphouse.cli.options import database_options, encoder_option, open_collection
+from cliphouse.cli.data import say_bad_rows
+from cliphouse.cli.options import database_options, encoder_option, load_options, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
 from cliphouse.errors import DownloadFailed, UsageError, shown
-from cliphouse.pipeline.download import PARALLEL, Keep, probe
 from cliphouse.pipeline.download import download as download_shards
+from cliphouse.pipeline.download import probe
+from cliphouse.pipeline.how import PARALLEL, Keep
 from cliphouse.pipeline.mirrors import KNOWN
 from cliphouse.pipeline.plan import parse_shards
 from cliphouse.reports import DownloadReport
-from cliphouse.types import shard_ranges
+from cliphouse.types import LoadOptions, Storage, shard_ranges
 from cliphouse.web import PATIENCE
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -72,6 +74,7 @@ def _rate(_: click.Context, __: click.Parameter, value: str | None) -> float | N
     show_default=True,
     help="With --then load: whether the files of a loaded shard stay.",
 )
+@load_options
 @encoder_option
 @database_options
 @click.pass_context
@@ -87,6 +90,8 @@ def download(
     probing: bool,
     then: str | None,
     keep: Keep,
+    storage: Storage | None,
+    options: LoadOptions,
     encoder: str | None,
     db: str,
     collection: str,
@@ -108,6 +113,7 @@ def download(
 
     With --then load the shards go into --db and --collection while others come; those that the collection holds are
     not downloaded. With --keep none they are deleted when they are loaded, and only a few are on the disk at once.
+    --storage, --on-bad-row, --on-bad-shard and --similarity are about loading: see cliphouse load --help.
 
     \b
     Examples:
@@ -140,6 +146,8 @@ def download(
             patience=patience,
             into=into,
             keep=keep,
+            storage=storage,
+            options=options,
             progress=progress,
             ended=reports.append,
         )
@@ -174,6 +182,7 @@ def _say(report: DownloadReport, collection: str, keep: Keep) -> None:
     ):
         if numbers:
             click.echo(f"shards {shard_ranges(numbers)}: {what}")
+    say_bad_rows(report)
     for name in report.stale_indexes if report.rows else ():
         column = name.removesuffix("_index")
         click.echo(f"{name} does not cover the new rows yet: cliphouse index build --column {column}")
