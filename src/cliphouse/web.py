@@ -346,6 +346,10 @@ def _refuse_all_but_files(answer: BaseHTTPResponse, url: str, elsewhere: str) ->
         raise Busy(said, after=_wanted_rest(answer.headers.get("Retry-After", "")))
     if answer.status not in (200, 206):
         raise DownloadFailed(url, said, advice=elsewhere)
+    if (packed := answer.headers.get("Content-Encoding", "identity").lower()) != "identity":
+        raise DownloadFailed(
+            url, f"the server sends it packed as {packed}, though it was asked not to", advice=elsewhere
+        )
 
 
 def _wanted_rest(text: str) -> float:

@@ -31,6 +31,7 @@ class Behaviour:
     lie: int = 0  # by which the length that is said is wrong
     says_length: bool = True
     etag: str | None = None  # empty for none
+    encoding: str = ""
     type: str = "application/octet-stream"
 
 
@@ -108,6 +109,8 @@ def serving(root: Path) -> Iterator[Shelf]:
                 start += how.off_by
             body = content[start:stop]
             headers = ({"ETag": etag} if etag else {}) | {"Content-Type": how.type}
+            if how.encoding:
+                headers["Content-Encoding"] = how.encoding
             if match:
                 headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(content) + how.lie}"
             self.answer(206 if match else 200, body, headers, how, faulty=not probe)

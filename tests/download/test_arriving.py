@@ -331,6 +331,12 @@ def test_what_mirrors_answer_is_shown(shelf: Shelf, cliphouse: Callable[..., Out
     assert "image 75.1 KiB" in first
     assert "there is no such folder" in last
     assert shelf.asked == []
+    assert cliphouse("download", "--probe", "--base-url", "/nowhere/at/all").code == 3
+
+
+def test_a_server_that_packs_what_it_sends(shelf: Shelf, out: Path) -> None:
+    shelf.behave[TEXT] = Behaviour(encoding="gzip")
+    assert "the server sends it packed as gzip" in cliphouse.download(out, shards="0", base_urls=[shelf.url]).failed[0]
 
 
 def test_what_cannot_fit_is_said_before_it_begins(shelf: Shelf, out: Path, cliphouse: Callable[..., Outcome]) -> None:

@@ -16,7 +16,7 @@ from cliphouse.errors import DownloadFailed, UsageError, shown
 from cliphouse.pipeline.download import download as download_shards
 from cliphouse.pipeline.download import probe
 from cliphouse.pipeline.how import PARALLEL, Keep
-from cliphouse.pipeline.mirrors import KNOWN
+from cliphouse.pipeline.mirrors import KNOWN, Place
 from cliphouse.pipeline.plan import parse_shards
 from cliphouse.reports import DownloadReport
 from cliphouse.types import LoadOptions, Storage, shard_ranges
@@ -65,7 +65,12 @@ def _rate(_: click.Context, __: click.Parameter, value: str | None) -> float | N
     metavar="SECONDS",
     help="Give up an attempt that brings no byte for so long.",
 )
-@click.option("--probe", "probing", is_flag=True, help="Show what each mirror answers, and download nothing.")
+@click.option(
+    "--probe",
+    "probing",
+    is_flag=True,
+    help="Show what each mirror answers, and download nothing; exit code 3 if none has them.",
+)
 @click.option("--then", type=click.Choice(["load"]), help="Load each shard as soon as it is whole.")
 @click.option(
     "--keep",
@@ -123,7 +128,8 @@ def download(
       cliphouse download --probe --base-url https://mirror.example/laion400m
     """
     if probing:
-        _show(base_urls, shards, patience)
+        if not _show(base_urls, shards, patience):
+            context.exit(_INCOMPLETE)
         return
     if not shards or out is None:
         raise UsageError("name the shards and the folder: cliphouse download --shards 0-9 --out ./shards")
@@ -194,10 +200,11 @@ def _say(report: DownloadReport, collection: str, keep: Keep) -> None:
         )
 
 
-def _show(base_urls: tuple[str, ...], shards: str | None, patience: float) -> None:
-    """A line for each mirror."""
+def _show(base_urls: tuple[str, ...], shards: str | None, patience: float) -> bool:
+    """A line for each mirror; whether one of them has the shard."""
     rows = []
-    for base, found in probe(base_urls, shard=parse_shards(shards or "0")[0], patience=patience).items():
+    answers = probe(base_urls, shard=parse_shards(shards or "0")[0], patience=patience)
+    for base, found in answers.items():
         if isinstance(found, DownloadFailed):
             rows.append((shown(base), "no", found.reason))
             continue
@@ -206,6 +213,7 @@ def _show(base_urls: tuple[str, ...], shards: str | None, patience: float) -> No
     print_table(["mirror", "has it", "answer"], rows)
     if not base_urls:
         click.echo(f"{len(KNOWN)} known places; name your own with --base-url")
+    return any(isinstance(found, Place) for found in answers.values())
 
 
 @contextmanager
