@@ -49,8 +49,15 @@ A message is one line: what is wrong, the values that disagree, what to do next.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+
+def shown(address: str) -> str:
+    """An address without what may be a key to it: its user and password, query and fragment. A path stays as it is."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)([^?#]*)", address)
+    return match[1] + match[2].rpartition("@")[2] + match[3] if match else address
 
 
 class CliphouseError(Exception):
@@ -356,7 +363,7 @@ class DownloadFailed(CliphouseError):
     http_status = 503
 
     def __init__(self, url: str, reason: str, *, advice: str = "") -> None:
-        advice = advice or "run the same command again to go on where it stopped"
+        url, advice = shown(url), advice or "run the same command again to go on where it stopped"
         super().__init__(f"cannot download {url}: {reason}; {advice}")
         self.url, self.reason = url, reason
 
@@ -368,7 +375,7 @@ class SourceUnavailable(CliphouseError):
     http_status = 503
 
     def __init__(self, url: str, reason: str, advice: str) -> None:
-        url = url.partition("?")[0]  # the query may be a key to it
+        url = shown(url)
         super().__init__(f"cannot read {url}: {reason}; {advice}")
         self.url, self.reason = url, reason
 

@@ -84,8 +84,9 @@ class DownloadReport:
     """What a download did, in numbers of shards.
 
     `fetched` are whole now and had files to fetch; `present` were whole before; `held` were in the collection, so that
-    nothing of them was asked for; `loaded` are in it now, with `rows` new rows. `failed` says of each other shard why.
-    `files` are whole that came in this run; `received_bytes` are all that came, those of other files too.
+    nothing of them was asked for; `loaded` are in it now, with `rows` new rows of `rows_read` in their files;
+    `left_out` and `kept` count bad rows as in `LoadReport`. `failed` says of each other shard why. `files` are whole
+    that came in this run; `received_bytes` are all that came, those of other files too.
     """
 
     directory: Path
@@ -98,6 +99,9 @@ class DownloadReport:
     seconds: float
     loaded: tuple[int, ...] = ()
     rows: int = 0
+    rows_read: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
     #: Vector indexes that do not cover the new rows yet.
     stale_indexes: tuple[str, ...] = ()
 

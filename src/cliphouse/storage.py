@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from cliphouse.errors import SourceUnavailable, UsageError
+from cliphouse.errors import SourceUnavailable, UsageError, shown
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -183,6 +183,21 @@ class RemoteFile(io.RawIOBase):
             return answer.meta["size"], answer.meta["e_tag"] or "", memoryview(answer.bytes())
 
 
+def check_address(base: str) -> None:
+    """An address is that of a store, or one of the web.
+
+    Raises:
+        UsageError: it is not, or it holds a key to a store, which the environment is to hold.
+    """
+    parts = urlsplit(base)
+    if parts.scheme not in (*STORES, *_WEB) or not parts.netloc:
+        known = ", ".join((*STORES, *_WEB))
+        raise UsageError(f"{shown(base)!r} is no address of a store; write for example s3://bucket/folder ({known})")
+    if parts.scheme in STORES and ("@" in parts.netloc or parts.query):
+        name = _CREDENTIALS[parts.scheme][0]
+        raise UsageError(f"{shown(base)!r} came with a key in the address; set {name} and what belongs to it instead")
+
+
 def open_store(base: str, *, patience: float, timeout: timedelta, retries: Any) -> ObjectStore:
     """The store at `base`, which may be a folder in one, or the store of one file on the web.
 
@@ -195,11 +210,8 @@ def open_store(base: str, *, patience: float, timeout: timedelta, retries: Any) 
     from obstore.exceptions import BaseError
     from obstore.store import HTTPStore, from_url
 
+    check_address(base)
     parts = urlsplit(base)
-    if parts.scheme not in (*STORES, *_WEB) or not parts.netloc:
-        raise UsageError(
-            f"{base!r} is no address of a store; write for example s3://bucket/folder ({', '.join((*STORES, *_WEB))})"
-        )
     client: Any = {
         "timeout": timeout,
         "read_timeout": timedelta(seconds=patience),
@@ -213,7 +225,7 @@ def open_store(base: str, *, patience: float, timeout: timedelta, retries: Any) 
         config: Any = {} if _has_credentials(parts.scheme) else {"skip_signature": True}
         return from_url(base, config=config, client_options=client, retry_config=retries)
     except (BaseError, ValueError) as error:
-        raise UsageError(f"{base!r} cannot be used: {_line(error)}") from error
+        raise UsageError(f"{shown(base)!r} cannot be used: {_line(error)}") from error
 
 
 def _store(base: str) -> ObjectStore:

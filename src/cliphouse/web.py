@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from cliphouse.errors import ChecksumMismatch, DownloadFailed, UsageError
+from cliphouse.errors import ChecksumMismatch, DownloadFailed, UsageError, shown
 from cliphouse.files import HEAD_BYTES, Part, Peek, sum_of
 from cliphouse.pace import Busy, Pace, persist
 from cliphouse.types import Progress, ProgressCallback
@@ -70,7 +71,7 @@ def download(
         wanted, same = declared.value, declared.fits(part.path, found)
     if wanted and not same:
         part.discard()
-        raise ChecksumMismatch(url, expected=wanted, found=found)
+        raise ChecksumMismatch(shown(url), expected=wanted, found=found)
     part.finish()
     return Receipt(found, declared=declared.kind if declared and not accept else "")
 
@@ -164,7 +165,7 @@ def check_address(url: str) -> None:
         UsageError: it is not.
     """
     if not _is_web(url):
-        raise UsageError(f"{url!r} is no address to download from; it must begin with https:// or http://")
+        raise UsageError(f"{shown(url)!r} is no address to download from; it must begin with https:// or http://")
 
 
 class _Web:
@@ -186,7 +187,16 @@ class _Web:
         proxy = _proxy(url)
         if proxy not in self._pools:
             self._pools[proxy] = _pool(proxy, self._patience)
+        parts = urlsplit(url)
+        headers = {"Authorization": _basic(parts)} | dict(headers) if parts.username is not None else headers
+        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         return self._pools[proxy].request("GET", url, headers=headers, preload_content=False, redirect=False)
+
+
+def _basic(parts: SplitResult) -> str:
+    """The user and password of an address as a server takes them."""
+    secret = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return f"Basic {b64encode(secret.encode()).decode()}"
 
 
 def _proxy(url: str) -> str:
@@ -242,6 +252,10 @@ def _as_busy(url: str, elsewhere: str) -> Iterator[None]:
         raise DownloadFailed(url, _reason(error), advice=elsewhere) from error
     except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
         raise Busy(_reason(error)) from error
+    except UsageError:
+        raise
+    except ValueError as error:  # a redirect to no address, a number with more digits than Python reads, ...
+        raise DownloadFailed(url, f"the server's answer makes no sense: {error}", advice=elsewhere) from error
 
 
 def _rest_of(part: Part) -> dict[str, str]:
@@ -260,10 +274,17 @@ def _follow(web: _Web, url: str, headers: Mapping[str, str], elsewhere: str) -> 
         if not location:
             return answer, declared
         answer.drain_conn()
-        url = urljoin(url, str(location))
+        url = _led(url, str(location))
         if not _is_web(url):
             raise DownloadFailed(url, "the server sends us to an address that is not of the web", advice=elsewhere)
     raise DownloadFailed(url, "too many redirects", advice=elsewhere)
+
+
+def _led(url: str, location: str) -> str:
+    """Where a redirect leads. The user and password of an address are for its own server alone."""
+    source, target = urlsplit(url), urlsplit(urljoin(url, location))
+    same = (source.scheme, source.hostname, source.port) == (target.scheme, target.hostname, target.port)
+    return target._replace(netloc=source.netloc).geturl() if same else target.geturl()
 
 
 def _declared(answer: BaseHTTPResponse) -> Sum | None:
@@ -293,8 +314,8 @@ def _write(
                 part.discard()
             return whole
         _refuse_all_but_files(answer, url, elsewhere)
-        if answer.status == 206 and (_start(answer) != had or (had and _mark(answer) not in ("", part.mark))):
-            part.discard()
+        if answer.status == 206 and (_start(answer) != had or (had and _mark(answer) != part.mark)):
+            part.discard()  # without our mark it may be another mirror's other file of the same length
             raise Busy("the server sent another part of the file than was asked for")
         if answer.status == 200:
             had = 0
@@ -325,21 +346,28 @@ def _refuse_all_but_files(answer: BaseHTTPResponse, url: str, elsewhere: str) ->
         raise Busy(said, after=_wanted_rest(answer.headers.get("Retry-After", "")))
     if answer.status not in (200, 206):
         raise DownloadFailed(url, said, advice=elsewhere)
+    if (packed := answer.headers.get("Content-Encoding", "identity").lower()) != "identity":
+        raise DownloadFailed(
+            url, f"the server sends it packed as {packed}, though it was asked not to", advice=elsewhere
+        )
 
 
 def _wanted_rest(text: str) -> float:
     """The seconds in a Retry-After, which is a number or a date; 0 for nothing that can be read."""
-    if text.strip().isdigit():
+    if text.strip().isdecimal():
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 
 def _is_web(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number
+        return False
 
 
 def _mark(answer: BaseHTTPResponse) -> str:
@@ -359,9 +387,9 @@ def _total(answer: BaseHTTPResponse, had: int) -> int | None:
     if match := re.search(r"/(\d+)$", answer.headers.get("Content-Range", "")):
         return int(match[1])
     length = answer.headers.get("Content-Length", "")
-    return had + int(length) if length.isdigit() else None
+    return had + int(length) if length.isdecimal() else None
 
 
 def _reason(error: Exception) -> str:
-    text = str(error.__cause__ or error)
+    text = re.sub(r"\S+://\S+", lambda url: shown(url[0]), str(error.__cause__ or error))
     return re.sub(r"<[^>]*>:? ?", "", text).strip() or type(error).__name__

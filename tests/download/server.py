@@ -30,7 +30,8 @@ class Behaviour:
     off_by: int = 0  # a range begins elsewhere than was asked
     lie: int = 0  # by which the length that is said is wrong
     says_length: bool = True
-    etag: str | None = None
+    etag: str | None = None  # empty for none
+    encoding: str = ""
     type: str = "application/octet-stream"
 
 
@@ -47,6 +48,12 @@ class Shelf:
     stalled: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     go_on: threading.Event = field(default_factory=threading.Event)
     on_request: Callable[[str], None] = lambda _: None
+    #: Answer as many probes with 503.
+    busy_probes: int = 0
+    #: Answer 401 to all who do not send this.
+    authorization: str = ""
+    #: Answer 403 to all who do not have this query.
+    query: str = ""
 
     def names(self) -> list[str]:
         return [name for name, _ in self.asked]
@@ -61,12 +68,23 @@ def serving(root: Path) -> Iterator[Shelf]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.path, _, query = self.path.partition("?")
+            if shelf.authorization not in ("", self.headers.get("Authorization")):
+                self.answer(401, b"no", {})
+                return
+            if shelf.query not in ("", query):
+                self.answer(403, b"no", {})
+                return
             path = shelf.root / self.path.lstrip("/")
             name, wanted = path.name, self.headers.get("Range", "all")
             how = shelf.behave.get(name) or shelf.behave.get("*") or Behaviour()
             probe = wanted == PROBE
             if probe:
                 shelf.probes.append(self.path.lstrip("/"))
+                if shelf.busy_probes:
+                    shelf.busy_probes -= 1
+                    self.answer(503, b"no", {})
+                    return
             else:
                 shelf.asked.append((name, wanted))
                 shelf.on_request(name)
@@ -78,7 +96,7 @@ def serving(root: Path) -> Iterator[Shelf]:
                 self.answer(404, b"<html>not here</html>", {})
                 return
             content = path.read_bytes() if how.content is None else how.content
-            etag = how.etag or f'"{md5(content).hexdigest()}"'
+            etag = f'"{md5(content).hexdigest()}"' if how.etag is None else how.etag
             match = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted) if how.ranges else None
             if match and how.heeds_if_range and self.headers.get("If-Range", etag) != etag:
                 match = None
@@ -90,7 +108,9 @@ def serving(root: Path) -> Iterator[Shelf]:
             if match and start:
                 start += how.off_by
             body = content[start:stop]
-            headers = {"ETag": etag, "Content-Type": how.type}
+            headers = ({"ETag": etag} if etag else {}) | {"Content-Type": how.type}
+            if how.encoding:
+                headers["Content-Encoding"] = how.encoding
             if match:
                 headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(content) + how.lie}"
             self.answer(206 if match else 200, body, headers, how, faulty=not probe)

@@ -171,6 +171,24 @@ def test_a_file_that_changed_between_two_runs_is_fetched_anew(shelf: Shelf, sour
         (out / "img_emb" / IMAGE).unlink()
 
 
+@pytest.mark.parametrize("runs", [1, 2])
+def test_what_another_mirror_began_is_not_gone_on_with(
+    shelf: Shelf, second: Shelf, source: Path, out: Path, runs: int
+) -> None:
+    """Half of one file and half of another is a file of the right length, and of nobody's data."""
+    shelf.behave[IMAGE] = Behaviour(cut_after=30_000)
+    shelf.on_request = lambda name: (
+        shelf.behave[IMAGE].statuses.append((404, {})) if shelf.ranges(IMAGE)[1:] and name == IMAGE else None
+    )
+    theirs = (source / "img_emb" / "img_emb_1.npy").read_bytes()
+    second.behave[IMAGE] = Behaviour(content=theirs, etag="", heeds_if_range=False)
+    both = [shelf.url, second.url]
+    for mirrors in [both] if runs == 1 else [both[:1], both[1:]]:
+        cliphouse.download(out, shards="0", base_urls=mirrors)
+    assert shelf.ranges(IMAGE) == ["all", "bytes=30000-"]
+    assert (out / "img_emb" / IMAGE).read_bytes() == theirs
+
+
 def test_a_second_run_goes_on_with_what_the_first_left(shelf: Shelf, source: Path, out: Path) -> None:
     shelf.behave[IMAGE] = Behaviour(cut_after=30_000, cuts=1, statuses=[])
 
@@ -211,6 +229,17 @@ def test_two_files_that_disagree_are_both_fetched_again(shelf: Shelf, second: Sh
     cliphouse.download(out, shards="0", base_urls=[shelf.url, second.url], text=False)
     assert files(out) == shards_of(source, 0, text=False)
     assert sorted(second.names()) == [IMAGE, METADATA]
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_files_that_their_publisher_replaced(shelf: Shelf, source: Path, out: Path, tmp_path: Path, text: bool) -> None:
+    """Those that were there are outvoted by all that is to be had."""
+    cliphouse.download(out, shards="0", base_urls=[shelf.url], text=text)
+    (out / "metadata" / METADATA).unlink()
+    shelf.root = tmp_path / "web"
+    write_shard(shelf.root, 0, ["new"] * 599, folders=True)
+    assert cliphouse.download(out, shards="0", base_urls=[shelf.url], text=text).fetched == (0,)
+    assert files(out) == shards_of(shelf.root, 0, text=text)
 
 
 def test_what_was_there_is_only_replaced_by_what_is_whole(shelf: Shelf, source: Path, out: Path) -> None:
@@ -262,6 +291,28 @@ def test_where_nobody_answers_it_is_said_of_each(shelf: Shelf, out: Path) -> Non
         cliphouse.download(out, shards="0", base_urls=[shelf.url])
 
 
+def test_a_mirror_that_has_a_few_of_the_shards(shelf: Shelf, source: Path, out: Path, tmp_path: Path) -> None:
+    """Neither the first nor the middle nor the last."""
+    shelf.root = tmp_path / "web"
+    for name, content in shards_of(source, 1, 2).items():
+        (shelf.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (shelf.root / name).write_bytes(content)
+    report = cliphouse.download(out, shards="0-7", base_urls=[shelf.url])
+    assert (report.fetched, list(report.failed)) == ((1, 2), [0, 3, 4, 5, 6, 7])
+    assert files(out) == shards_of(source, 1, 2)
+
+
+def test_a_mirror_that_is_busy_at_the_start_is_asked_later(
+    shelf: Shelf, second: Shelf, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cliphouse.pipeline.mirrors.REST_SECONDS", 0)
+    shelf.busy_probes = 3
+    second.behave[IMAGE] = Behaviour(statuses=[(404, {})] * 9)
+    assert cliphouse.download(out, shards="0", base_urls=[shelf.url, second.url]).failed == {}
+    assert files(out) == shards_of(source, 0)
+    assert len(shelf.probes) > 3
+
+
 def test_the_summary_lists_what_failed_as_ranges(shelf: Shelf, out: Path, cliphouse: Callable[..., Outcome]) -> None:
     outcome = cliphouse("download", "--shards", "0,3-6", "--out", out, "--base-url", shelf.url)
     assert outcome.code == 3
@@ -280,6 +331,12 @@ def test_what_mirrors_answer_is_shown(shelf: Shelf, cliphouse: Callable[..., Out
     assert "image 75.1 KiB" in first
     assert "there is no such folder" in last
     assert shelf.asked == []
+    assert cliphouse("download", "--probe", "--base-url", "/nowhere/at/all").code == 3
+
+
+def test_a_server_that_packs_what_it_sends(shelf: Shelf, out: Path) -> None:
+    shelf.behave[TEXT] = Behaviour(encoding="gzip")
+    assert "the server sends it packed as gzip" in cliphouse.download(out, shards="0", base_urls=[shelf.url]).failed[0]
 
 
 def test_what_cannot_fit_is_said_before_it_begins(shelf: Shelf, out: Path, cliphouse: Callable[..., Outcome]) -> None:
@@ -354,6 +411,13 @@ def test_wrong_requests(shelf: Shelf, out: Path, source: Path, cliphouse: Callab
         ((*to, "--shards", "0", "--parallel", "0"), "parallel must be from 1 to 64"),
         ((*to, "--shards", "0", "--patience", "0"), "patience must be more than 0"),
         (("--shards", "0", "--out", out, "--base-url", "ftp://x/y"), "a folder or begin with https://, http://, s3://"),
+        ((*to, "--shards", "0", "--patience", "inf"), "patience must be more than 0 seconds and at most a day"),
+        ((*to, "--shards", "0", "--limit-rate", "9" * 400), "limit_rate must be"),
+        ((*to, "--shards", "0", "--base-url", "http://[::1"), "'http://[::1' is no address"),
+        ((*to, "--shards", "0", "--base-url", "s3://[::1"), "'s3://[::1' is no address"),
+        ((*to, "--shards", "0", "--base-url", "http://x:y"), "'http://x:y' is no address"),
+        ((*to, "--shards", "0", "--base-url", " "), "an empty address"),
+        (("--probe", "--patience", "1e12"), "patience must be more than 0 seconds and at most a day"),
         (("--shards", "0", "--out", out, "--base-url", "https:///x"), "is no address to download from"),
         (("--shards", "0", "--out", source / "img_emb" / IMAGE, "--base-url", shelf.url), "is not a directory"),
     ):
@@ -374,3 +438,54 @@ def test_a_folder_that_holds_a_file_twice_is_said(shelf: Shelf, out: Path) -> No
     write_shard(out, 0, folders=True)
     with pytest.raises(cliphouse.CliphouseError, match=r"both .* and .* claim it"):
         cliphouse_download(out, shelf)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (503, {"Retry-After": "\xb2"}),
+        (503, {"Retry-After": "Mon, 01 Jan 0001 00:00:00 +2359"}),
+        (200, {"Content-Length": "\xb2"}),
+        (206, {"Content-Range": f"bytes 0-1/{'9' * 5000}"}),
+        (302, {"Location": "http://[::1"}),
+    ],
+    ids=["rest", "date", "length", "range", "redirect"],
+)
+def test_answers_that_make_no_sense(
+    shelf: Shelf, second: Shelf, source: Path, out: Path, answer: tuple[int, dict[str, str]]
+) -> None:
+    shelf.behave[IMAGE] = Behaviour(statuses=[answer] * 9, says_length="Content-Length" not in answer[1])
+    assert cliphouse.download(out, shards="0", base_urls=[shelf.url, second.url]).failed == {}
+    assert files(out) == shards_of(source, 0)
+
+
+def test_a_user_and_a_query_are_sent_and_never_shown(
+    shelf: Shelf, second: Shelf, source: Path, out: Path, cliphouse: Callable[..., Outcome]
+) -> None:
+    """The password goes to its own server alone, also when that sends us on."""
+    shelf.authorization = "Basic bWU6UzNDUkVUIQ=="  # me:S3CRET!
+    shelf.query = "token=S3CRET/"
+    address = shelf.url.replace("//", "//me:S3CRET%21@") + "/?token=S3CRET/"
+    here = f"{shelf.url}/img_emb/img_emb_1.npy?{shelf.query}"
+    shelf.behave[IMAGE] = Behaviour(statuses=[(302, {"Location": here})] * 5)
+    away = f"{second.url}/img_emb/img_emb_2.npy?S3CRET"
+    shelf.behave["img_emb_3.npy"] = Behaviour(statuses=[(302, {"Location": away})] * 5)
+    second.authorization = shelf.authorization
+    outcome = cliphouse("download", "--shards", "0,1,3,7", "--out", out, "--base-url", address)
+    assert outcome.code == 3
+    assert (out / "img_emb" / IMAGE).read_bytes() == (source / "img_emb" / "img_emb_1.npy").read_bytes()
+    assert files(out).keys() >= shards_of(source, 0, 1).keys()
+    assert f"{shelf.url}/img_emb/img_emb_3.npy: the server answered 401" in outcome.err
+    assert f"{shelf.url}/metadata/metadata_7.parquet: the server answered 404" in outcome.err
+    probed = cliphouse("download", "--probe", "--base-url", address)
+    assert f"{shelf.url} " in probed.out
+    shelf.root = shelf.root / "nothing"
+    refused = cliphouse("download", "--shards", "2", "--out", out, "--base-url", address)
+    assert refused.code == 3
+    for scheme in ("s3", "ftp"):
+        for wrong in (f"{scheme}://AK:S3CRET@bucket/x", f"{scheme}://bucket/x?token=S3CRET"):
+            told = cliphouse("download", "--shards", "2", "--out", out, "--base-url", wrong)
+            assert told.code == 2
+            assert f"'{scheme}://bucket/x'" in told.err
+            refused = Outcome(refused.code, refused.out, refused.err + told.err)
+    assert "S3CRET" not in outcome.out + outcome.err + probed.out + refused.err

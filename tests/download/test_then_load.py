@@ -6,12 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import cliphouse
 from cliphouse import Collection
-from cliphouse.errors import UsageError
 from tests.conftest import Outcome
 from tests.data import random_unit, write_shard
 from tests.download.conftest import ROWS, files, shards_of
@@ -74,11 +72,63 @@ def test_a_shard_that_cannot_be_loaded_does_not_stop_the_others(shelf: Shelf, ou
     assert {name for name in files(out) if "_2" not in name} == {"img_emb/img_emb_1.npy", "metadata/metadata_1.parquet"}
 
 
-def test_what_fits_no_collection_ends_it(shelf: Shelf, out: Path, tmp_path: Path) -> None:
-    """Every shard would fail alike."""
-    write_shard(tmp_path / "other", 9, ["x"], images=np.eye(1, 8), with_text=False)
+def test_a_shard_of_other_dimensions_does_not_stop_the_others(shelf: Shelf, out: Path, tmp_path: Path) -> None:
+    shelf.root = tmp_path / "web"
+    for number in range(3):
+        images = random_unit(20, 8 if number == 1 else 16, number)
+        write_shard(shelf.root, number, ["x"] * 20, images=images, with_text=False, folders=True)
     with Collection.open(tmp_path / "db") as collection:
-        collection.load(tmp_path / "other")
-        with pytest.raises(UsageError, match="64 dimensions"):
-            cliphouse.download(out, shards="0-3", base_urls=[shelf.url], into=collection)
-        assert collection.status().shards == (9,)
+        report = cliphouse.download(out, shards="0-2", base_urls=[shelf.url], text=False, into=collection)
+        assert report.loaded == collection.status().shards == (0, 2)
+    assert list(report.failed) == [1]
+    assert "has 8 dimensions" in report.failed[1]
+
+
+def test_what_ends_it_does_not_hide_what_was_done(
+    shelf: Shelf, out: Path, tmp_path: Path, cliphouse: Callable[..., Outcome]
+) -> None:
+    """The disk is full at the third shard: what was loaded, and what failed before, is said before the error."""
+    shelf.behave["img_emb_0.npy"] = Behaviour(statuses=[(404, {})] * 9)
+    (out / "img_emb").mkdir(parents=True)
+    (out / "img_emb" / "img_emb_2.npy.part").symlink_to("/dev/full")
+    to = ("--out", out, "--base-url", shelf.url, "--then", "load", "--db", tmp_path / "db", "--parallel", 1)
+    outcome = cliphouse("download", "--shards", "0-2", *to)
+    assert outcome.code == 5
+    assert f"shards 1: loaded into laion, {ROWS:,} new rows" in outcome.out
+    failed, again, error = outcome.err.splitlines()
+    assert failed.startswith("shard 0 failed: img_emb_0.npy: ")
+    assert again.endswith("--shards 0")
+    assert error.startswith("cliphouse: no space left on")
+
+
+def test_rows_are_left_out_and_kept_as_load_is_told(
+    shelf: Shelf, out: Path, tmp_path: Path, cliphouse: Callable[..., Outcome]
+) -> None:
+    shelf.root = tmp_path / "web"
+    for number in range(2):
+        images = random_unit(20, 16, number)
+        images[3] = 0
+        captions = ["x"] * 19 + [None]  # type: ignore[list-item]
+        write_shard(shelf.root, number, captions, images=images, with_text=False, folders=True)
+    to = ("--out", out, "--base-url", shelf.url, "--no-text", "--then", "load", "--shards", "0-1", "--db")
+    told = cliphouse("download", *to, tmp_path / "db").out
+    assert "left out 2 of 40 rows: 2 vector\n" in told
+    assert "kept though not as they should be: 2 caption\n" in told
+    strict = cliphouse("download", *to, tmp_path / "strict", "--on-bad-row", "fail", "--storage", "float32")
+    assert strict.code == 3
+    assert "shard 0 failed: " in strict.err
+    kept = cliphouse("download", *to, tmp_path / "kept", "--on-bad-row", "keep", "--storage", "float32")
+    assert "40 new rows" in kept.out
+    with Collection.open(tmp_path / "kept") as collection:
+        assert collection.status().storage == "float32"
+
+
+def test_files_are_deleted_when_the_table_is_on_the_disk(
+    shelf: Shelf, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[bool] = []
+    monkeypatch.setattr("os.sync", lambda: there.append((out / "img_emb" / "img_emb_0.npy").exists()))
+    with Collection.open(tmp_path / "db") as collection:
+        cliphouse.download(out, shards="0", base_urls=[shelf.url], into=collection, keep="none")
+    assert there == [True]
+    assert files(out) == {}

@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Literal
 
 import click
 
-from cliphouse.cli.options import database_options, encoder_option, format_option, merged_options, open_collection
+from cliphouse.cli.options import (
+    database_options,
+    encoder_option,
+    format_option,
+    load_options,
+    merged_options,
+    open_collection,
+)
 from cliphouse.cli.render import print_table, progress_bars, size
-from cliphouse.collection import DEFAULT_STORAGE
 from cliphouse.errors import ShardError
 from cliphouse.index import describe
-from cliphouse.reports import Status
+from cliphouse.reports import DownloadReport, LoadReport, Status
 from cliphouse.types import LoadOptions, Storage, shard_ranges
 
 
@@ -22,33 +27,8 @@ from cliphouse.types import LoadOptions, Storage, shard_ranges
 @click.argument("source")
 @click.option("--shards", metavar="RANGES", help="Which shards, for example 0-9,12; all by default.")
 @merged_options
-@click.option(
-    "--storage",
-    type=click.Choice(["bfloat16", "float32"]),
-    help=f"How a new collection stores its vectors; {DEFAULT_STORAGE} by default.",
-)
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Shards to load at a time.")
-@click.option(
-    "--on-bad-row",
-    metavar="POLICY",
-    default="skip",
-    show_default=True,
-    help="keep, skip or fail, for rows with a vector that has no direction; or KIND=POLICY for other dirt.",
-)
-@click.option(
-    "--on-bad-shard",
-    type=click.Choice(["skip", "fail"]),
-    default="fail",
-    show_default=True,
-    help="Whether a shard with broken files is listed and passed over, or ends the load.",
-)
-@click.option(
-    "--similarity",
-    type=click.Choice(["keep", "recompute"]),
-    default="keep",
-    show_default=True,
-    help="Whether missing and absurd similarities stay unknown, or are computed from the vectors.",
-)
+@load_options
 @encoder_option
 @database_options
 def load(
@@ -58,9 +38,7 @@ def load(
     first_shard: int | None,
     storage: Storage | None,
     workers: int,
-    on_bad_row: str,
-    on_bad_shard: Literal["skip", "fail"],
-    similarity: Literal["keep", "recompute"],
+    options: LoadOptions,
     encoder: str | None,
     db: str,
     collection: str,
@@ -99,13 +77,6 @@ def load(
 
     Leaves with exit code 3 if a shard was passed over.
     """
-    options = LoadOptions(
-        workers=workers,
-        on_bad_row=on_bad_row,
-        on_bad_shard=on_bad_shard,
-        similarity=similarity,
-        columns=columns,
-    )
     with (
         open_collection(db, collection, encoder=encoder, create=True) as opened,
         progress_bars(several=True) as progress,
@@ -115,7 +86,7 @@ def load(
             shards=shards,
             first_shard=first_shard,
             storage=storage,
-            options=options,
+            options=dataclasses.replace(options, workers=workers, columns=columns),
             progress=progress,
         )
         info = opened.info()
@@ -129,12 +100,7 @@ def load(
         click.echo(f"shards {shard_ranges(report.without_text)} have no text embeddings")
     if report.skipped:
         click.echo(f"shards {shard_ranges(report.skipped)} were loaded already")
-    if report.left_out:
-        click.echo(
-            f"left out {sum(report.left_out.values()):,} of {report.rows_read:,} rows: {by_kind(report.left_out)}"
-        )
-    if report.kept:
-        click.echo(f"kept though not as they should be: {by_kind(report.kept)}")
+    say_bad_rows(report)
     for reason in report.quarantined.values():
         click.echo(f"passed over {reason}", err=True)
     if report.loaded and report.stale_indexes:
@@ -179,6 +145,16 @@ def status(form: str, db: str, collection: str) -> None:
     if not found.indexes:
         facts.append(("indexes", "none; build one with: cliphouse index build"))
     print_table(["", ""], facts)
+
+
+def say_bad_rows(report: LoadReport | DownloadReport) -> None:
+    """Which rows were left out, and which were kept in spite of what is wrong with them."""
+    if report.left_out:
+        click.echo(
+            f"left out {sum(report.left_out.values()):,} of {report.rows_read:,} rows: {by_kind(report.left_out)}"
+        )
+    if report.kept:
+        click.echo(f"kept though not as they should be: {by_kind(report.kept)}")
 
 
 def by_kind(counts: Mapping[str, int]) -> str:

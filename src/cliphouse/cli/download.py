@@ -9,15 +9,17 @@ from pathlib import Path
 
 import click
 
-from cliphouse.cli.options import database_options, encoder_option, open_collection
+from cliphouse.cli.data import say_bad_rows
+from cliphouse.cli.options import database_options, encoder_option, load_options, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
-from cliphouse.errors import DownloadFailed, UsageError
-from cliphouse.pipeline.download import PARALLEL, Keep, probe
+from cliphouse.errors import DownloadFailed, UsageError, shown
 from cliphouse.pipeline.download import download as download_shards
-from cliphouse.pipeline.mirrors import KNOWN
+from cliphouse.pipeline.download import probe
+from cliphouse.pipeline.how import PARALLEL, Keep
+from cliphouse.pipeline.mirrors import KNOWN, Place
 from cliphouse.pipeline.plan import parse_shards
 from cliphouse.reports import DownloadReport
-from cliphouse.types import shard_ranges
+from cliphouse.types import LoadOptions, Storage, shard_ranges
 from cliphouse.web import PATIENCE
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -63,7 +65,12 @@ def _rate(_: click.Context, __: click.Parameter, value: str | None) -> float | N
     metavar="SECONDS",
     help="Give up an attempt that brings no byte for so long.",
 )
-@click.option("--probe", "probing", is_flag=True, help="Show what each mirror answers, and download nothing.")
+@click.option(
+    "--probe",
+    "probing",
+    is_flag=True,
+    help="Show what each mirror answers, and download nothing; exit code 3 if none has them.",
+)
 @click.option("--then", type=click.Choice(["load"]), help="Load each shard as soon as it is whole.")
 @click.option(
     "--keep",
@@ -72,6 +79,7 @@ def _rate(_: click.Context, __: click.Parameter, value: str | None) -> float | N
     show_default=True,
     help="With --then load: whether the files of a loaded shard stay.",
 )
+@load_options
 @encoder_option
 @database_options
 @click.pass_context
@@ -87,6 +95,8 @@ def download(
     probing: bool,
     then: str | None,
     keep: Keep,
+    storage: Storage | None,
+    options: LoadOptions,
     encoder: str | None,
     db: str,
     collection: str,
@@ -108,6 +118,7 @@ def download(
 
     With --then load the shards go into --db and --collection while others come; those that the collection holds are
     not downloaded. With --keep none they are deleted when they are loaded, and only a few are on the disk at once.
+    --storage, --on-bad-row, --on-bad-shard and --similarity are about loading: see cliphouse load --help.
 
     \b
     Examples:
@@ -117,13 +128,14 @@ def download(
       cliphouse download --probe --base-url https://mirror.example/laion400m
     """
     if probing:
-        _show(base_urls, shards, patience)
+        if not _show(base_urls, shards, patience):
+            context.exit(_INCOMPLETE)
         return
     if not shards or out is None:
         raise UsageError("name the shards and the folder: cliphouse download --shards 0-9 --out ./shards")
     if then is None and keep != "all":
         raise UsageError("--keep none is about shards that are loaded; add --then load")
-    with _going_on(), ExitStack() as stack:
+    with _summed_up(collection, keep) as reports, _going_on(), ExitStack() as stack:
         into = (
             stack.enter_context(open_collection(db, collection, encoder=encoder, create=True))
             if then == "load"
@@ -140,14 +152,24 @@ def download(
             patience=patience,
             into=into,
             keep=keep,
+            storage=storage,
+            options=options,
             progress=progress,
+            ended=reports.append,
         )
-    _say(report, collection, keep)
     if report.failed:
-        click.echo(
-            f"to try again what failed, run the same command with --shards {shard_ranges(report.failed)}", err=True
-        )
         context.exit(_INCOMPLETE)
+
+
+@contextmanager
+def _summed_up(collection: str, keep: Keep) -> Iterator[list[DownloadReport]]:
+    """Say at the end what was done by the report that was put into the list, before any error is said."""
+    reports: list[DownloadReport] = []
+    try:
+        yield reports
+    finally:
+        for report in reports:
+            _say(report, collection, keep)
 
 
 def _say(report: DownloadReport, collection: str, keep: Keep) -> None:
@@ -166,25 +188,32 @@ def _say(report: DownloadReport, collection: str, keep: Keep) -> None:
     ):
         if numbers:
             click.echo(f"shards {shard_ranges(numbers)}: {what}")
+    say_bad_rows(report)
     for name in report.stale_indexes if report.rows else ():
         column = name.removesuffix("_index")
         click.echo(f"{name} does not cover the new rows yet: cliphouse index build --column {column}")
     for number, reason in report.failed.items():
         click.echo(f"shard {number} failed: {reason}", err=True)
+    if report.failed:
+        click.echo(
+            f"to try again what failed, run the same command with --shards {shard_ranges(report.failed)}", err=True
+        )
 
 
-def _show(base_urls: tuple[str, ...], shards: str | None, patience: float) -> None:
-    """A line for each mirror."""
+def _show(base_urls: tuple[str, ...], shards: str | None, patience: float) -> bool:
+    """A line for each mirror; whether one of them has the shard."""
     rows = []
-    for base, found in probe(base_urls, shard=parse_shards(shards or "0")[0], patience=patience).items():
+    answers = probe(base_urls, shard=parse_shards(shards or "0")[0], patience=patience)
+    for base, found in answers.items():
         if isinstance(found, DownloadFailed):
-            rows.append((base, "no", found.reason))
+            rows.append((shown(base), "no", found.reason))
             continue
         sizes = ", ".join(f"{kind} {size(count)}" if count else f"no {kind}" for kind, count in found.sizes.items())
-        rows.append((base, "yes", f"{found.layout.name}: {sizes}"))
+        rows.append((shown(base), "yes", f"{found.layout.name}: {sizes}"))
     print_table(["mirror", "has it", "answer"], rows)
     if not base_urls:
         click.echo(f"{len(KNOWN)} known places; name your own with --base-url")
+    return any(isinstance(found, Place) for found in answers.values())
 
 
 @contextmanager

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse.collection import DEFAULT_NAME, Collection
+from cliphouse.collection import DEFAULT_NAME, DEFAULT_STORAGE, Collection
 from cliphouse.encoders import DEVICE_VARIABLE
 from cliphouse.errors import InvalidVector, UsageError
+from cliphouse.types import LoadOptions
 
 DEFAULT_DB = "./cliphouse-data"
 
@@ -90,6 +92,53 @@ def device_option(function: F) -> F:
         envvar=DEVICE_VARIABLE,
         help="Where the encoder runs; the processor by default. A GPU that is asked for and absent is an error.",
     )(function)
+
+
+def load_options(function: F) -> F:
+    """Add --storage, --on-bad-row, --on-bad-shard and --similarity; the function gets `storage` and `options`."""
+
+    @functools.wraps(function)
+    def with_options(
+        *args: Any,
+        on_bad_row: str,
+        on_bad_shard: Literal["skip", "fail"],
+        similarity: Literal["keep", "recompute"],
+        **others: Any,
+    ) -> Any:
+        options = LoadOptions(on_bad_row=on_bad_row, on_bad_shard=on_bad_shard, similarity=similarity)
+        return function(*args, options=options, **others)
+
+    wrapped: Callable[..., Any] = with_options
+    for option in (
+        click.option(
+            "--similarity",
+            type=click.Choice(["keep", "recompute"]),
+            default="keep",
+            show_default=True,
+            help="Whether missing and absurd similarities stay unknown, or are computed from the vectors.",
+        ),
+        click.option(
+            "--on-bad-shard",
+            type=click.Choice(["skip", "fail"]),
+            default="fail",
+            show_default=True,
+            help="Whether a shard with broken files is listed and passed over, or fails.",
+        ),
+        click.option(
+            "--on-bad-row",
+            metavar="POLICY",
+            default="skip",
+            show_default=True,
+            help="keep, skip or fail, for rows with a vector that has no direction; or KIND=POLICY for other dirt.",
+        ),
+        click.option(
+            "--storage",
+            type=click.Choice(["bfloat16", "float32"]),
+            help=f"How a new collection stores its vectors; {DEFAULT_STORAGE} by default.",
+        ),
+    ):
+        wrapped = option(wrapped)
+    return cast("F", wrapped)
 
 
 def merged_options(function: F) -> F:

@@ -35,11 +35,14 @@ class _Open:
     """A shard at work: its files that nobody has taken yet, those being fetched, and those that are there."""
 
     todo: deque[Task]
+    tasks: tuple[Task, ...]
     running: int = 0
     there: dict[Kind, Came] = field(default_factory=dict)
     fetched: list[Came] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     disagreement: str = ""
+    #: A file that came is outvoted by files that were there before: those may be of an edition that is gone.
+    outdated: bool = False
 
 
 class Board:
@@ -66,7 +69,7 @@ class Board:
                         return shard.todo.popleft()
                 if self._waiting and len(self._open) < self._window:
                     number, tasks = self._waiting.popleft()
-                    self._open[number] = _Open(deque(tasks))
+                    self._open[number] = _Open(deque(tasks), tuple(tasks))
                 else:
                     self._changed.wait()
         return None
@@ -104,16 +107,25 @@ class Board:
         shard.running -= 1
         if shard.running or shard.todo:
             return
+        if shard.reasons and shard.outdated:
+            shard.outdated = False
+            for known in (shard.there, shard.fetched, shard.reasons):
+                known.clear()
+            shard.todo.extend(replace(task, anew=True) for task in shard.tasks)
+            self._changed.notify_all()
+            return
         if shard.reasons:
             reason = "; ".join(filter(None, [shard.disagreement, *shard.reasons]))
             self.events.put(Failed(number, reason, tuple(shard.fetched)))
             return
         rows = {kind: shard.there[kind].rows for kind in FILES if kind in shard.there}
-        again = [_again(shard.there.pop(kind)) for kind in odd_ones(rows)]
+        odd = [shard.there.pop(kind) for kind in odd_ones(rows)]
+        again = [_again(came) for came in odd]
         shard.fetched = [came for came in shard.fetched if came.task.kind in shard.there]
         if not again:
             self.events.put(Whole(number, tuple(shard.fetched)))
             return
+        shard.outdated = not shard.disagreement and any(came.mirror is not None for came in odd) and not shard.fetched
         shard.disagreement = "row counts differ: " + ", ".join(f"{kind} {count:,}" for kind, count in rows.items())
         shard.todo.extend(again)
         self._changed.notify_all()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import TypeVar
 
 from cliphouse.errors import (
+    DimensionMismatch,
     DownloadFailed,
     NotEnoughSpace,
     ShardError,
@@ -28,64 +31,16 @@ from cliphouse.pace import Pace, Stopped
 from cliphouse.pipeline import mirrors, plan
 from cliphouse.pipeline.board import Board, Failed, Whole
 from cliphouse.pipeline.fetch import Task, bring
+from cliphouse.pipeline.how import PARALLEL, Keep, Loader, Options
 from cliphouse.pipeline.mirrors import CLIP_RETRIEVAL, FILES, KNOWN, Kind, Mirror, Place, Places
 from cliphouse.pipeline.tally import Tally
-from cliphouse.reports import DownloadReport, LoadReport, Status
-from cliphouse.types import ProgressCallback, shard_ranges
+from cliphouse.reports import DownloadReport
+from cliphouse.types import LoadOptions, ProgressCallback, Storage, shard_ranges
 from cliphouse.web import PATIENCE
 
 T = TypeVar("T")
-Keep = Literal["all", "none"]
-PARALLEL = 4
 #: How long a stop waits for threads that are in the middle of something.
 _FAREWELL_SECONDS = 1.0
-
-
-class Loader(Protocol):
-    """What shards are loaded into: a `Collection`."""
-
-    def exists(self) -> bool:
-        """Whether it is there yet."""
-        ...
-
-    def status(self) -> Status:
-        """What it holds."""
-        ...
-
-    def load(self, directory: Path, *, shards: Iterable[int], progress: ProgressCallback | None) -> LoadReport:
-        """Bring shards in."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to download: which of the files, how many at once, how fast, and how long to wait for a byte."""
-
-    text: bool = True
-    parallel: int = PARALLEL
-    limit_rate: float | None = None
-    patience: float = PATIENCE
-    keep: Keep = "all"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.parallel <= 64:
-            raise UsageError(f"parallel must be from 1 to 64 files at once, got {self.parallel}")
-        if self.limit_rate is not None and not self.limit_rate >= 1:
-            raise UsageError(f"limit_rate must be at least 1 byte a second, got {self.limit_rate}")
-        if not self.patience > 0:
-            raise UsageError(f"patience must be more than 0 seconds, got {self.patience}")
-        if self.keep not in ("all", "none"):
-            raise UsageError(f"keep must be 'all' or 'none', got {self.keep!r}")
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """The files of a shard, in the order they are fetched."""
-        return tuple(kind for kind in FILES if self.text or kind != "text")
-
-    @property
-    def window(self) -> int | None:
-        """How many shards may be on disk at once if loaded ones are deleted: those at work, and one being loaded."""
-        return 2 + (self.parallel - 1) // len(self.kinds) if self.keep == "none" else None
 
 
 def download(
@@ -99,7 +54,10 @@ def download(
     patience: float = PATIENCE,
     into: Loader | None = None,
     keep: Keep = "all",
+    storage: Storage | None = None,
+    options: LoadOptions | None = None,
     progress: ProgressCallback | None = None,
+    ended: Callable[[DownloadReport], None] | None = None,
 ) -> DownloadReport:
     """Download `shards` ("0-9,12" or numbers) into the folder `out`, which `Collection.load` takes.
 
@@ -108,22 +66,38 @@ def download(
     `limit_rate` bytes a second together; an attempt without a byte for `patience` seconds is given up. Files that are
     there and whole are left alone, and parts are gone on with. A shard that cannot be had does not stop the others: it
     is in the report's `failed`. With `into`, a Collection, each shard is loaded as soon as it is whole, in this thread,
-    and one that the collection holds is not asked for; `keep` "none" deletes the files of loaded shards.
+    and one that the collection holds is not asked for; `keep` "none" deletes the files of loaded shards, and
+    `storage` and `options` are those of `Collection.load`. `ended` is told the report however the download ends, an
+    error and Ctrl-C included.
 
     Raises:
         UsageError: an argument does not fit.
         DownloadFailed: no place answers.
         NotEnoughSpace, StorageFull, StorageError: `out` cannot take it.
-        EngineError: loading failed. A `ShardError` does not end it, but goes into the report.
+        EngineError: loading failed. A shard that does not fit does not end it, but goes into the report.
     """
-    options = Options(text=text, parallel=parallel, limit_rate=limit_rate, patience=patience, keep=keep)
+    how = Options(
+        text=text,
+        parallel=parallel,
+        limit_rate=limit_rate,
+        patience=patience,
+        keep=keep,
+        storage=storage,
+        load=options,
+    )
     if into is None and keep != "all":
         raise UsageError("files are deleted only once they are loaded; name the collection that takes them")
     numbers = plan.parse_shards(shards) if isinstance(shards, str) else sorted(set(shards))
     if not numbers or numbers[0] < 0:
         raise UsageError("name the shards to download, for example 0-9,12")
     chosen = [mirrors.mirror(str(base)) for base in base_urls] or list(KNOWN)
-    return _Job(Path(out).expanduser(), numbers, chosen, options, into, progress).run()
+    job = _Job(Path(out).expanduser(), numbers, chosen, how, into, progress)
+    try:
+        job.run()
+    finally:
+        if ended:
+            ended(job.report())
+    return job.report()
 
 
 def probe(
@@ -131,7 +105,7 @@ def probe(
 ) -> dict[str, Place | DownloadFailed]:
     """What each mirror answers that is asked for `shard`: in which layout it has it, or why not."""
     answers: dict[str, Place | DownloadFailed] = {}
-    look = Look([shard], tuple(FILES), patience, Pace())
+    look = Look([shard], tuple(FILES), Options(patience=patience).patience, Pace())
     for each in [mirrors.mirror(str(base)) for base in base_urls] or list(KNOWN):
         try:
             answers[each.base] = _apart(partial(look, each))
@@ -226,12 +200,14 @@ class _Job:
         self.present: list[int] = []
         self.loaded: list[int] = []
         self.failed: dict[int, str] = {}
-        self.files = self.rows = 0
+        self.files = self.rows = self.rows_read = 0
+        self.left_out: Counter[str] = Counter()
+        self.kept: Counter[str] = Counter()
         self.stale_indexes: tuple[str, ...] = ()
+        self.started = time.perf_counter()
 
-    def run(self) -> DownloadReport:
+    def run(self) -> None:
         """Bring all shards, and load them."""
-        started = time.perf_counter()
         missing = [each for files in self.wanted.values() for each in files if not each.target.exists()]
         sizes: Mapping[Kind, int] = {}
         with _writing(self.out):
@@ -245,6 +221,9 @@ class _Job:
         for each in missing:
             self.tally.expect(each)
         self._work(Board(self.wanted, self.options.window or len(self.wanted)))
+
+    def report(self) -> DownloadReport:
+        """What has been done so far."""
         return DownloadReport(
             directory=self.out,
             fetched=tuple(sorted(self.fetched)),
@@ -253,9 +232,12 @@ class _Job:
             failed=dict(sorted(self.failed.items())),
             files=self.files,
             received_bytes=self.pace.total,
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - self.started,
             loaded=tuple(sorted(self.loaded)),
             rows=self.rows,
+            rows_read=self.rows_read,
+            left_out=dict(self.left_out),
+            kept=dict(self.kept),
             stale_indexes=self.stale_indexes,
         )
 
@@ -318,17 +300,28 @@ class _Job:
         if self.into is None:
             return
         try:
-            report = self.into.load(self.out, shards=[number], progress=self.progress)
-        except (ShardError, UnknownShard) as error:  # unknown: another process has deleted it meanwhile
+            report = self.into.load(
+                self.out,
+                shards=[number],
+                storage=self.options.storage,
+                options=self.options.load,
+                progress=self.progress,
+            )
+        except (ShardError, DimensionMismatch, UnknownShard) as error:  # unknown: another process has deleted it
             self.failed[number] = str(error).removeprefix(f"shard {number}: ")
             return
         self.rows += report.rows
+        self.rows_read += report.rows_read
+        self.left_out.update(report.left_out)
+        self.kept.update(report.kept)
         self.stale_indexes = report.stale_indexes
         if number not in self.into.status().shards:
-            self.failed[number] = "it was not loaded"
+            reason = report.quarantined.get(number, "it was not loaded")
+            self.failed[number] = reason.removeprefix(f"shard {number}: ")
             return
         self.loaded.append(number)
         if self.options.keep == "none":
+            os.sync()  # the table's new part, too, has to outlive a power cut, before the only copy goes
             with _writing(self.out):
                 for task in reversed(self.wanted[number]):  # the image embeddings first: by these a shard is found
                     task.target.unlink(missing_ok=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from cliphouse import objects, web
-from cliphouse.errors import DownloadFailed, UsageError
+from cliphouse import objects, storage, web
+from cliphouse.errors import DownloadFailed, UsageError, shown
 from cliphouse.files import Part, Peek
-from cliphouse.pace import Pace
+from cliphouse.pace import Busy, Pace
 from cliphouse.types import ProgressCallback
 
 Kind = Literal["metadata", "text", "image"]
@@ -23,6 +25,10 @@ FILES: Mapping[Kind, str] = {
     "image": "img_emb_{}.npy",
 }
 _MAGIC: Mapping[Kind, bytes] = {"metadata": b"PAR1", "text": b"\x93NUMPY", "image": b"\x93NUMPY"}
+
+
+#: A mirror that was busy or could not be reached is left alone for so long: to see that may take minutes.
+REST_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ class Place:
 
     def address(self, kind: Kind, number: int) -> str:
         """Where a file is, for people."""
-        return f"{self.base}/{self.layout.path(kind, number)}"
+        return shown(_below(self.base, self.layout.path(kind, number)))
 
 
 def mirror(address: str) -> Mirror:
@@ -76,15 +82,31 @@ def mirror(address: str) -> Mirror:
     Raises:
         UsageError: it is an address of no kind we know.
     """
-    scheme = urlsplit(address).scheme
+    address = address.strip()
+    if not address:
+        raise UsageError("an empty address names no place to download from; give an address or a folder")
+    try:
+        scheme = urlsplit(address).scheme
+    except ValueError as error:
+        raise UsageError(f"{shown(address)!r} is no address to download from: {error}") from error
     if scheme in ("http", "https"):
         web.check_address(address)
     elif "://" not in address:
         address = Path(address).expanduser().absolute().as_uri()
-    elif scheme not in objects.SCHEMES:
+    elif scheme in storage.STORES:
+        storage.check_address(address)
+    elif scheme != "file":
         known = ", ".join(f"{name}://" for name in ("https", "http", *objects.SCHEMES))
-        raise UsageError(f"{address!r} is no address to download from; it must be a folder or begin with {known}")
-    return Mirror(address.rstrip("/"))
+        raise UsageError(
+            f"{shown(address)!r} is no address to download from; it must be a folder or begin with {known}"
+        )
+    return Mirror(_below(address, ""))
+
+
+def _below(base: str, name: str) -> str:
+    """The address of a file below `base`, whose query, which may be a key to all its files, stays at the end."""
+    parts = urlsplit(base)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}".rstrip("/"), fragment="").geturl()
 
 
 def peek(base: str, name: str, *, patience: float, pace: Pace) -> Peek:
@@ -94,7 +116,7 @@ def peek(base: str, name: str, *, patience: float, pace: Pace) -> Peek:
         DownloadFailed: the place cannot be reached.
     """
     if urlsplit(base).scheme in ("http", "https"):
-        return web.peek(f"{base}/{name}", patience=patience, pace=pace)
+        return web.peek(_below(base, name), patience=patience, pace=pace)
     return objects.peek(base, name, patience=patience, pace=pace)
 
 
@@ -118,20 +140,20 @@ def receive(
     label = part.target.name
     if urlsplit(base).scheme in ("http", "https"):
         web.receive(
-            f"{base}/{name}", part, label=label, promised=promised, patience=patience, pace=pace, progress=progress
+            _below(base, name), part, label=label, promised=promised, patience=patience, pace=pace, progress=progress
         )
     else:
         objects.receive(base, name, part, label=label, patience=patience, pace=pace, progress=progress)
 
 
 def probe(mirror: Mirror, numbers: Sequence[int], kinds: Sequence[Kind], look: Callable[[str, str], Peek]) -> Place:
-    """In which of its layouts the mirror has shards, by looking for the first, the middle and the last of `numbers`.
+    """In which of its layouts the mirror has shards: it is asked for one of `numbers` after the other until it has one.
 
     Raises:
-        DownloadFailed: it cannot be reached, or has none of them.
+        DownloadFailed: it cannot be reached, which Busy caused, or has none of them.
     """
     refusal = ""
-    for number in dict.fromkeys((numbers[0], numbers[len(numbers) // 2], numbers[-1])):
+    for number in dict.fromkeys((numbers[0], numbers[len(numbers) // 2], numbers[-1], *numbers)):
         for layout in mirror.layouts:
             seen = look(mirror.base, layout.path("image", number))
             if reason := why_not("image", seen):
@@ -153,12 +175,14 @@ def why_not(kind: Kind, seen: Peek) -> str:
 
 
 class Places:
-    """The mirrors in their order, each probed when it is first needed. For several threads."""
+    """The mirrors in their order, each probed when it is first needed, and again later if it was busy. For threads."""
 
     def __init__(self, mirrors: Sequence[Mirror], look: Callable[[Mirror], Place]) -> None:
         self._mirrors = mirrors
         self._look = look
-        self._known: dict[int, Place | DownloadFailed] = {}
+        self._known: dict[int, Place] = {}
+        #: Why those that were probed in vain are no places, and until when they are not probed again.
+        self._refused: dict[int, tuple[DownloadFailed, float]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -170,17 +194,18 @@ class Places:
         Raises:
             DownloadFailed: it does not answer.
         """
-        mirror = self._mirrors[position]
         with self._lock:
-            if position not in self._known:
-                try:
-                    self._known[position] = self._look(mirror)
-                except DownloadFailed as error:
-                    self._known[position] = error
-            found = self._known[position]
-        if isinstance(found, DownloadFailed):
-            raise found
-        return found
+            if position in self._known:
+                return self._known[position]
+            if position in self._refused and time.monotonic() < self._refused[position][1]:
+                raise self._refused[position][0]
+            try:
+                self._known[position] = self._look(self._mirrors[position])
+            except DownloadFailed as error:
+                until = time.monotonic() + REST_SECONDS if isinstance(error.__cause__, Busy) else math.inf
+                self._refused[position] = error, until
+                raise
+            return self._known[position]
 
     def first(self) -> Place:
         """The first place that answers.
