@@ -370,7 +370,6 @@ class SourceUnavailable(CliphouseError):
     http_status = 503
 
     def __init__(self, url: str, reason: str, advice: str) -> None:
-        url = url.partition("?")[0]  # the query may be a key to it
         super().__init__(f"cannot read {url}: {reason}; {advice}")
         self.url, self.reason = url, reason
 

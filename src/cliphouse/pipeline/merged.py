@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cliphouse import storage
+from cliphouse.addresses import is_url
 from cliphouse.errors import DimensionMismatch, ShardError, SourceUnavailable, UsageError
 from cliphouse.pipeline.npy import check_rows, file_sum
 from cliphouse.pipeline.rows import Rows, sources
@@ -70,7 +71,7 @@ class ParquetShard:
 
     def checksums(self) -> dict[str, str]:
         """The XXH3 sum of a file that is here; of another what its server says of it, if anything."""
-        if storage.is_url(self.shard.location):
+        if is_url(self.shard.location):
             return {"etag": self._facts.etag} if self._facts.etag else {}
         return {"merged": file_sum(Path(self.shard.location))}
 
@@ -207,7 +208,7 @@ def _open(shard: MergedShard) -> Iterator[Any]:
     """The file, for reading at any place; what goes wrong with it inside is an error of the shard."""
     location = shard.location
     try:
-        with storage.RemoteFile(location) if storage.is_url(location) else pa.OSFile(location) as file:
+        with storage.RemoteFile(location) if is_url(location) else pa.OSFile(location) as file:
             yield file
     except SourceUnavailable as error:
         raise ShardError(str(error), shard=shard.number) from error
