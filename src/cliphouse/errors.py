@@ -49,15 +49,10 @@ A message is one line: what is wrong, the values that disagree, what to do next.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-
-def shown(address: str) -> str:
-    """An address without what may be a key to it: its user and password, query and fragment. A path stays as it is."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)([^?#]*)", address)
-    return match[1] + match[2].rpartition("@")[2] + match[3] if match else address
+from cliphouse.addresses import shown
 
 
 class CliphouseError(Exception):

@@ -14,9 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
-from cliphouse.errors import SourceUnavailable, UsageError, shown
+from cliphouse.addresses import WEB, encoded, scheme, shown, shown_within
+from cliphouse.errors import SourceUnavailable, UsageError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -46,7 +46,6 @@ _CREDENTIALS = {
     ),
 }
 STORES = tuple(_CREDENTIALS)
-_WEB = ("http", "https")
 
 #: The two ends of a file, which tell what it is, are fetched when it is opened, and nothing else.
 _END = 64 * 2**10
@@ -63,19 +62,9 @@ _RETRIES: Any = {
 }
 
 
-def is_url(source: str) -> bool:
-    """Whether this is an address rather than a path."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source) is not None
-
-
 def can_list(url: str) -> bool:
     """Whether one may ask what is below it; the web does not tell."""
-    return urlsplit(url).scheme not in _WEB
-
-
-def file_name(url: str) -> str:
-    """The last part of an address, as a name."""
-    return unquote(urlsplit(url).path.rpartition("/")[2])
+    return scheme(url) not in WEB
 
 
 def files_below(url: str) -> list[str]:
@@ -106,7 +95,7 @@ class RemoteFile(io.RawIOBase):
     def __init__(self, url: str) -> None:
         super().__init__()
         self.url = url
-        base, _, name = (url, "", "") if urlsplit(url).scheme in _WEB else url.rpartition("/")
+        base, _, name = (url, "", "") if scheme(url) in WEB else url.rpartition("/")
         self._store, self._name = _store(base), name
         self._at = 0
         #: Blocks by number, the one that was wanted longest ago first.
@@ -172,7 +161,7 @@ class RemoteFile(io.RawIOBase):
     def _load(self, start: int, end: int) -> memoryview:
         size, etag, block = self._fetch(start, min(end, self.size))
         if (size, etag) != (self.size, self.etag):
-            raise SourceUnavailable(self.url, "it was changed while it was read", "run the same command again")
+            raise SourceUnavailable(shown(self.url), "it was changed while it was read", "run the same command again")
         return block
 
     def _fetch(self, start: int, end: int) -> tuple[int, str, memoryview]:
@@ -189,12 +178,12 @@ def check_address(base: str) -> None:
     Raises:
         UsageError: it is not, or it holds a key to a store, which the environment is to hold.
     """
-    parts = urlsplit(base)
-    if parts.scheme not in (*STORES, *_WEB) or not parts.netloc:
-        known = ", ".join((*STORES, *_WEB))
+    kind, authority = scheme(base), base.partition("://")[2].partition("/")[0]
+    if kind not in (*STORES, *WEB) or not authority.rpartition("@")[2]:
+        known = ", ".join((*STORES, *WEB))
         raise UsageError(f"{shown(base)!r} is no address of a store; write for example s3://bucket/folder ({known})")
-    if parts.scheme in STORES and ("@" in parts.netloc or parts.query):
-        name = _CREDENTIALS[parts.scheme][0]
+    if kind in STORES and "@" in authority:
+        name = _CREDENTIALS[kind][0]
         raise UsageError(f"{shown(base)!r} came with a key in the address; set {name} and what belongs to it instead")
 
 
@@ -211,29 +200,31 @@ def open_store(base: str, *, patience: float, timeout: timedelta, retries: Any) 
     from obstore.store import HTTPStore, from_url
 
     check_address(base)
-    parts = urlsplit(base)
+    kind = scheme(base)
     client: Any = {
         "timeout": timeout,
         "read_timeout": timedelta(seconds=patience),
         "connect_timeout": timedelta(seconds=min(patience, 10)),
-        "allow_http": parts.scheme == "http" or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
+        "allow_http": kind == "http" or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
         "user_agent": "cliphouse",
     }
     try:
-        if parts.scheme in _WEB:  # one file's, for its query may be what allows to read it
+        if kind in WEB:  # one file's, for its query may be what allows to read it
             return HTTPStore.from_url(base, client_options=client, retry_config=retries)
-        config: Any = {} if _has_credentials(parts.scheme) else {"skip_signature": True}
+        config: Any = {} if _has_credentials(kind) else {"skip_signature": True}
         return from_url(base, config=config, client_options=client, retry_config=retries)
     except (BaseError, ValueError) as error:
         raise UsageError(f"{shown(base)!r} cannot be used: {_line(error)}") from error
 
 
 def _store(base: str) -> ObjectStore:
-    return open_store(base, patience=30, timeout=timedelta(minutes=5), retries=_RETRIES)
+    return open_store(
+        base if scheme(base) in WEB else encoded(base), patience=30, timeout=timedelta(minutes=5), retries=_RETRIES
+    )
 
 
-def _has_credentials(scheme: str) -> bool:
-    return any(os.environ.get(name) for name in _CREDENTIALS[scheme])
+def _has_credentials(kind: str) -> bool:
+    return any(os.environ.get(name) for name in _CREDENTIALS[kind])
 
 
 @contextmanager
@@ -244,10 +235,10 @@ def _as_ours(url: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, exceptions.BaseError) as error:
-        raise SourceUnavailable(url, *_reason(error, urlsplit(url).scheme)) from error
+        raise SourceUnavailable(shown(url), *_reason(error, scheme(url))) from error
 
 
-def _reason(error: Exception, scheme: str) -> tuple[str, str]:
+def _reason(error: Exception, kind: str) -> tuple[str, str]:
     """What is wrong and what to do. Listing gives every failure one class, so that its text must tell."""
     from obstore import exceptions
 
@@ -258,7 +249,7 @@ def _reason(error: Exception, scheme: str) -> tuple[str, str]:
         return "there is no such file", "check the address"
     refused = isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError))
     if refused or re.search(r" (401 Unauthorized|403 Forbidden)", text):
-        return _refusal(scheme)
+        return _refusal(kind)
     if isinstance(error, exceptions.NotSupportedError):
         return "its server does not give parts of a file", "download the file, and load the copy"
     if "incorrectly configured region" in text or "PermanentRedirect" in text:
@@ -266,18 +257,18 @@ def _reason(error: Exception, scheme: str) -> tuple[str, str]:
     return _line(error), "check the address and the network, and run the same command again"
 
 
-def _refusal(scheme: str) -> tuple[str, str]:
-    if scheme in _WEB:
+def _refusal(kind: str) -> tuple[str, str]:
+    if kind in WEB:
         return "its server refuses to give it", "use an address that holds its own permission, or download the file"
-    if _has_credentials(scheme):
+    if _has_credentials(kind):
         return "the credentials in the environment may not read it", "use others, or check the address"
     return (
         "it is not public, or not there",
-        f"set {_CREDENTIALS[scheme][0]} and what belongs to it, or check the address",
+        f"set {_CREDENTIALS[kind][0]} and what belongs to it, or check the address",
     )
 
 
 def _line(error: Exception) -> str:
-    """The first line of what the library says, without its bookkeeping."""
+    """The first line of what the library says, without its bookkeeping and what addresses in it may hold of secrets."""
     line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return re.sub(r" in [\d.]+m?s, after .*?retry_timeout: \S+\s+-", ":", line)
+    return shown_within(re.sub(r" in [\d.]+(ns|µs|ms|s)(, after .*?retry_timeout: \S+)?\s+-", ":", line))

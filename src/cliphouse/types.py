@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args, runtime_checkable
 
+from cliphouse.addresses import shown
 from cliphouse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ class MergedShard:
 
     @property
     def source(self) -> str:
-        """The location, for messages and the ledger: without its query, which may be a key to it."""
-        return self.location.partition("?")[0] if "://" in self.location else self.location
+        """The location, for messages and the ledger: without what may be a key to it."""
+        return shown(self.location)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from cliphouse.errors import ChecksumMismatch, DownloadFailed, UsageError, shown
+from cliphouse.addresses import shown
+from cliphouse.errors import ChecksumMismatch, DownloadFailed, UsageError
 from cliphouse.files import HEAD_BYTES, Part, Peek, sum_of
 from cliphouse.pace import Busy, Pace, persist
 from cliphouse.types import Progress, ProgressCallback

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cliphouse import Collection
@@ -104,8 +105,9 @@ def test_the_usual_length_counts_not_the_first(tmp_path: Path) -> None:
     assert _opened(write_merged(tmp_path / "0.parquet", columns=columns)).dim == 3
 
 
-def test_a_text_column_without_embeddings_is_none(tmp_path: Path) -> None:
-    columns = {"text_embedding": pa.array([None] * 8, pa.list_(pa.float32()))}
+@pytest.mark.parametrize("size", [-1, 256])
+def test_a_text_column_without_embeddings_is_none(tmp_path: Path, size: int) -> None:
+    columns = {"text_embedding": pa.array([None] * 8, pa.list_(pa.float32(), size))}
     assert not _opened(write_merged(tmp_path / "0.parquet", columns=columns)).has_text
 
 
@@ -292,13 +294,13 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], type[Exception], str]] 
         {"image_embedding": None, "text_embedding": None},
         {},
         ShardError,
-        r"no list of floats by a name .*it has: url \(string\), .*name one with --map image_embedding=COLUMN",
+        r"no list of floats by a name .*it has: url \(string\), .*leave the file out",
     ),
     "integers": (
         {"image_embedding": [[1, 2]] * 8, "text_embedding": None},
         {},
         ShardError,
-        r"image_embedding \(list<element: int64>\); name one",
+        r"image_embedding \(list<element: int64>\); the integers in image_embedding are no embeddings",
     ),
     "blobs": ({"image_embedding": [b"12345678"] * 8}, {}, ShardError, r"image_embedding \(binary\)"),
     "another name": (
@@ -321,6 +323,12 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], type[Exception], str]] 
         DimensionMismatch,
         "text_embedding in .*0.parquet has 4 dimensions, its column image_embedding holds 256",
     ),
+    "one of several": (
+        {"image_embedding": None, "emb": lists(ENCODED), "Vector": lists(ENCODED)},
+        {},
+        ShardError,
+        "several columns that could fill image_embedding: emb, Vector; name one with --map image_embedding=emb",
+    ),
     "no whole row": (
         {"image_embedding": pa.array([None] * 8, pa.list_(pa.float32()))},
         {},
@@ -336,6 +344,72 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path, case: str) -> None:
     path = write_merged(tmp_path / "0.parquet", columns=columns)
     with pytest.raises(error, match=words):
         _opened(path, mapped)
+
+
+@pytest.mark.parametrize("name", ["caption", "image_embedding"])
+def test_a_column_that_is_there_twice(tmp_path: Path, name: str) -> None:
+    path = write_merged(tmp_path / "in" / "0.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.append_column(name, table[name]), path)
+    write_merged(tmp_path / "in" / "1.parquet")
+    options = LoadOptions(on_bad_shard="skip")
+    with Collection.open(tmp_path / "db", encoder="test-words") as collection:
+        report = collection.load(tmp_path / "in", options=options)
+    assert f"0.parquet has 2 columns named '{name}'" in report.quarantined[0]
+    assert report.loaded == (1,)
+
+
+def test_a_column_of_metadata_that_is_there_twice(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "in") / "metadata_0.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("caption", table["caption"]), path)
+    with (
+        Collection.open(tmp_path / "db", encoder="test-words") as collection,
+        pytest.raises(ShardError, match=r"metadata_0\.parquet has 2 columns named 'caption'"),
+    ):
+        collection.load(path.parent)
+
+
+def _mixed(path: Path, name: str, **options: Any) -> Path:
+    """300 rows, the first 100 with 8 numbers and the others with 16, in the column `name` alone."""
+    rows: list[list[float]] = [list(map(float, row)) for row in (*random_unit(100, 8), *random_unit(200, 16))]
+    columns = {"image_embedding": lists(random_unit(300, 8)), "text_embedding": None, name: pa.array(rows)}
+    return write_merged(path, ["x"] * 300, columns=columns, **options)
+
+
+@pytest.mark.parametrize("name", ["image_embedding", "text_embedding"])
+def test_most_rows_are_never_left_out_for_their_length(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cliphouse.pipeline.merged._SAMPLE_ROWS", 50)
+    path = _mixed(tmp_path / "0.parquet", name)
+    words = f"{name} of .* has lists of 8 numbers in 100 rows, and of another length in 200"
+    with Collection.open(tmp_path / "db", encoder="") as collection:
+        with pytest.raises(ShardError, match=words):
+            collection.load(path)
+        assert collection.sql("SHOW TABLES LIKE 'laion'").num_rows == 0
+
+
+def test_the_usual_length_is_that_of_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cliphouse.pipeline.merged._SAMPLE_ROWS", 50)
+    assert _opened(_mixed(tmp_path / "0.parquet", "image_embedding", row_group_size=50)).dim == 16
+
+
+@pytest.mark.parametrize("kind", ["merged", "npy"])
+def test_text_does_not_fill_a_column_of_numbers(tmp_path: Path, kind: str) -> None:
+    columns = {"width": None, "wide": [*"12345", None, "x", ""]}
+    if kind == "merged":
+        place = write_merged(tmp_path / "0.parquet", columns=columns)
+    else:
+        place = write_shard(tmp_path / "in", columns=columns)
+    with Collection.open(tmp_path / "db", encoder="test-words") as collection:
+        for name in ("width", "similarity"):
+            words = f"column caption of .* is to fill {name}, and holds no numbers but string; name another with --map"
+            with pytest.raises(ShardError, match=words):
+                collection.load(place, options=LoadOptions(columns={name: "caption"}))
+        collection.load(place, options=LoadOptions(columns={"width": "wide"}))
+        widths = collection.sql("SELECT width FROM laion ORDER BY id").to_pylist()
+    assert [row["width"] for row in widths] == [1, 2, 3, 4, 5, 0, 0, 0]
 
 
 def test_a_file_that_is_cut_off(tmp_path: Path) -> None:

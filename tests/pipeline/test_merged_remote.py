@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -160,6 +161,41 @@ def test_addresses_that_lead_nowhere(site: Site, tmp_path: Path) -> None:
         assert "there is no such file" in report.quarantined[7]
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:1/m_4.parquet?sig=S3CRET",
+        "http://127.0.0.1:1/m_4.parquet#S3CRET",
+        "http://user:S3CRET@127.0.0.1:1/m_4.parquet",
+        "http://127.0.0.1:1/folder/?sig=S3CRET",
+        "http://user:S3CRET@[::1/m_4.parquet?S3CRET",
+        "http://user:S3CRET@127.0.0.1:port/m_4.parquet",
+        "ftp://user:S3CRET@127.0.0.1/m_4.parquet",
+        "s3://user:S3CRET@/m_4.parquet",
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--shards", 9)])
+def test_secrets_of_an_address_are_not_shown(
+    tmp_path: Path, cliphouse: Callable[..., Outcome], address: str, options: tuple[object, ...]
+) -> None:
+    refused = cliphouse("load", address, *options, "--db", tmp_path / "db")
+    assert refused.code in (2, 3)
+    assert "S3CRET" not in refused.out + refused.err
+    assert not re.search(r" in \d", refused.err)
+
+
+def test_a_password_is_not_kept(site: Site, tmp_path: Path) -> None:
+    address = f"{site.url}/laion/train-00001-of-00003.parquet"
+    with Collection.open(tmp_path / "db", encoder="test-words") as collection:
+        collection.load(address.replace("://", "://user:S3CRET@"))
+        assert collection.sql("SELECT source FROM laion_shards FINAL").to_pylist() == [{"source": address}]
+
+
+def test_an_address_that_is_none(tmp_path: Path, cliphouse: Callable[..., Outcome]) -> None:
+    refused = cliphouse("load", "http://[::1/x.parquet", "--db", tmp_path / "db")
+    assert (refused.code, "'http://[::1/x.parquet' cannot be used" in refused.err) == (2, True)
+
+
 # -- in object storage -------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +233,22 @@ def test_a_folder_of_a_bucket_is_loaded(s3: str, tmp_path: Path, cliphouse: Call
     assert cliphouse("load", "s3://public/laion/train-00002-of-00003.parquet", "--db", tmp_path / "db").code == 0
     found = cliphouse("search", "a red car parked", "-k", 3, "--db", tmp_path / "db")
     assert found.out.count("a red car parked") == 3
+
+
+def test_keys_are_no_addresses(s3: str, files: Path, tmp_path: Path) -> None:
+    """Characters that mean something in an address mean nothing in a key, neither in a folder nor in a file."""
+    client = boto3.client(
+        "s3", endpoint_url=s3, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+    )
+    content = (files / "laion" / "train-00000-of-00003.parquet").read_bytes()
+    for name in ("x_1", "x#2_2", "x?3_3", "x%204_4"):
+        client.put_object(Bucket="public", Key=f"a#b?c%20d/{name}.parquet", Body=content, ACL="public-read")
+    client.close()
+    with Collection.open(tmp_path / "db", encoder="test-words") as collection:
+        assert collection.load("s3://public/a#b?c%20d/").loaded == (1, 2, 3, 4)
+        assert collection.load("s3://public/a#b?c%20d/x?3_3.parquet").skipped == (3,)
+        sources = collection.sql("SELECT source FROM laion_shards FINAL WHERE shard = 3").to_pylist()
+    assert sources == [{"source": "s3://public/a#b?c%20d/x?3_3.parquet"}]
 
 
 def test_its_etag_is_kept_as_its_sum(s3: str) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import click
 
+from cliphouse.addresses import shown
 from cliphouse.cli.data import say_bad_rows
 from cliphouse.cli.options import database_options, encoder_option, load_options, open_collection
 from cliphouse.cli.render import print_table, progress_bars, size
-from cliphouse.errors import DownloadFailed, UsageError, shown
+from cliphouse.errors import DownloadFailed, UsageError
 from cliphouse.pipeline.download import download as download_shards
 from cliphouse.pipeline.download import probe
 from cliphouse.pipeline.how import PARALLEL, Keep

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cliphouse import storage
+from cliphouse.addresses import file_name, is_url, shown
 from cliphouse.errors import UsageError
 from cliphouse.pipeline.plan import discover, plan, select
 from cliphouse.types import MergedShard, Shard, shard_ranges
@@ -45,7 +46,7 @@ def find(
     place = str(source)
     if place.startswith("file://"):
         place = unquote(urlsplit(place).path)
-    if storage.is_url(place):
+    if is_url(place):
         files = _files_at(place)
     elif (path := Path(place)).is_file():
         files = [_checked(path)]
@@ -62,7 +63,7 @@ def find(
                 raise UsageError(f"--first-shard numbers merged parquet files, and {path} holds none")
             return plan(path, wanted)
     numbered = number_files(files, first_shard)
-    return [MergedShard(number=number, location=numbered[number]) for number in select(place, numbered, wanted)]
+    return [MergedShard(number=number, location=numbered[number]) for number in select(shown(place), numbered, wanted)]
 
 
 def number_files(files: Sequence[str], first_shard: int | None = None) -> dict[int, str]:
@@ -95,12 +96,14 @@ def number_files(files: Sequence[str], first_shard: int | None = None) -> dict[i
 
 
 def _files_at(url: str) -> list[str]:
-    if url.partition("?")[0].lower().endswith(".parquet") or not storage.can_list(url):
-        if url.partition("?")[0].endswith("/"):
-            raise UsageError(f"{url} cannot be listed; give the address of one file")
+    if file_name(url).lower().endswith(".parquet") or not storage.can_list(url):
+        if shown(url).endswith("/"):
+            raise UsageError(f"{shown(url)} cannot be listed; give the address of one file")
         return [url]
     if not (found := [each for each in storage.files_below(url) if _may_be_merged(_name(each))]):
-        raise UsageError(f"there is no merged parquet file directly below {url}; give the folder that holds them")
+        raise UsageError(
+            f"there is no merged parquet file directly below {shown(url)}; give the folder that holds them"
+        )
     return found
 
 
@@ -116,7 +119,7 @@ def _may_be_merged(name: str) -> bool:
 
 
 def _name(file: str) -> str:
-    return storage.file_name(file) if storage.is_url(file) else Path(file).name
+    return file_name(file) if is_url(file) else Path(file).name
 
 
 def _number(file: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cliphouse import storage
+from cliphouse.addresses import is_url
 from cliphouse.errors import DimensionMismatch, ShardError, SourceUnavailable, UsageError
 from cliphouse.pipeline.npy import check_rows, file_sum
-from cliphouse.pipeline.rows import Rows, sources
+from cliphouse.pipeline.rows import Rows, check_once, sources
 from cliphouse.schema import EMBEDDING_COLUMNS
 from cliphouse.types import MAX_DIM, MIN_DIM, MergedShard
 
@@ -39,7 +41,11 @@ _PIECE_NUMBERS = 2**21
 #: So much of each column chunk is read at a time. Without it pyarrow holds whole chunks.
 _BUFFER_BYTES = 2**20
 _FINGERPRINT_BYTES = 64 * 2**10
+#: The usual length of lists is looked for in the first rows of row groups here and there, over the whole file.
 _SAMPLE_ROWS = 1024
+_SAMPLE_GROUPS = 8
+#: How many lists of a column have its length (True), or another (False).
+_Lengths = Counter[tuple[str, bool]]
 
 
 class ParquetShard:
@@ -70,7 +76,7 @@ class ParquetShard:
 
     def checksums(self) -> dict[str, str]:
         """The XXH3 sum of a file that is here; of another what its server says of it, if anything."""
-        if storage.is_url(self.shard.location):
+        if is_url(self.shard.location):
             return {"etag": self._facts.etag} if self._facts.etag else {}
         return {"merged": file_sum(Path(self.shard.location))}
 
@@ -78,14 +84,16 @@ class ParquetShard:
         """All rows in order, decoded a piece at a time, whatever the row groups."""
         with self._parquet() as parquet:
             feed = _Feed(parquet.iter_batches(batch_size=min(rows, self._piece), columns=self._columns))
+            lengths: _Lengths = Counter()
             for start in range(0, self.rows, rows):
                 numbers = np.arange(start, min(start + rows, self.rows))
-                yield self._rows(numbers, feed.give(len(numbers)))
+                yield self._rows(numbers, feed.give(len(numbers)), lengths)
+            self._check_lengths(lengths)
 
     def take(self, numbers: NDArray[np.int64]) -> Rows:
         """These rows; of the row groups that hold them, what lies before the last one is decoded, and dropped."""
         with self._parquet() as parquet:
-            return self._rows(numbers, self._taken(parquet, numbers))
+            return self._rows(numbers, self._taken(parquet, numbers), Counter())
 
     def _taken(self, parquet: pq.ParquetFile, numbers: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
         end = 0
@@ -102,8 +110,19 @@ class ParquetShard:
                 if at > wanted[-1]:
                     break
 
-    def _rows(self, numbers: NDArray[np.int64], records: Iterable[pa.RecordBatch]) -> Rows:
-        """The rows of these numbers, put together from `records`."""
+    def _check_lengths(self, lengths: _Lengths) -> None:
+        """Some lists of another length are dirt; if they are most, it is the dimension that is wrong."""
+        for column in {name for name, _ in lengths}:
+            fit, other = lengths[column, True], lengths[column, False]
+            if other > fit:
+                raise ShardError(
+                    f"the column {column} of {self.source} has lists of {self.dim} numbers in {fit} rows, and of "
+                    f"another length in {other}; write the file again with lists of one length, or leave it out",
+                    shard=self.number,
+                )
+
+    def _rows(self, numbers: NDArray[np.int64], records: Iterable[pa.RecordBatch], lengths: _Lengths) -> Rows:
+        """The rows of these numbers, put together from `records`; counts in `lengths` how many lists fit."""
         rows, facts = len(numbers), self._facts
         image = np.empty((rows, self.dim), facts.dtype(facts.image))
         text = np.empty((rows, self.dim), facts.dtype(facts.text)) if facts.text else None
@@ -111,9 +130,10 @@ class ParquetShard:
         filled = 0
         for record in records:
             here = slice(filled, filled + record.num_rows)
-            _copy(record.column(facts.image), image[here])
-            if text is not None:
-                _copy(record.column(facts.text), text[here])
+            for name, out in ((facts.image, image), (facts.text, text)):
+                if name is not None and out is not None:
+                    fit, other = _copy(record.column(name), out[here])
+                    lengths.update({(name, True): fit, (name, False): other})
             for column, source in self._sources.items():
                 metadata[column].append(_plain(record.column(source)))
             filled += record.num_rows
@@ -207,7 +227,7 @@ def _open(shard: MergedShard) -> Iterator[Any]:
     """The file, for reading at any place; what goes wrong with it inside is an error of the shard."""
     location = shard.location
     try:
-        with storage.RemoteFile(location) if storage.is_url(location) else pa.OSFile(location) as file:
+        with storage.RemoteFile(location) if is_url(location) else pa.OSFile(location) as file:
             yield file
     except SourceUnavailable as error:
         raise ShardError(str(error), shard=shard.number) from error
@@ -225,12 +245,12 @@ def _parquet(file: Any) -> pq.ParquetFile:
 def _find(column: str, schema: pa.Schema, given: Mapping[str, str], shard: MergedShard) -> str | None:
     """The column of the file that holds these embeddings, by the name given or a known one."""
     if (name := given.get(column)) is None:
-        by_lower = {field.name.lower(): field.name for field in schema if _lists(field.type)}
-        return next((by_lower[name] for name in NAMES[column] if name in by_lower), None)
+        return _usual(column, schema, shard)
     if name not in schema.names:
         raise UsageError(
             f"{shard.source} has no column {name!r} to fill {column} from; it has: {', '.join(schema.names)}"
         )
+    check_once(schema.names, name, path=shard.source, shard=shard.number)
     if not _lists(schema.field(name).type):
         raise ShardError(
             f"the column {name} of {shard.source} is of type {schema.field(name).type}; embeddings are lists of "
@@ -240,13 +260,33 @@ def _find(column: str, schema: pa.Schema, given: Mapping[str, str], shard: Merge
     return name
 
 
+def _usual(column: str, schema: pa.Schema, shard: MergedShard) -> str | None:
+    """The column of the same name, or the one column whose name is known for it."""
+    fits = [field.name for field in schema if field.name.lower() in NAMES[column] and _lists(field.type)]
+    for name in fits:
+        check_once(schema.names, name, path=shard.source, shard=shard.number)
+    if len(fits) > 1 and column not in fits:
+        raise ShardError(
+            f"{shard.source} has several columns that could fill {column}: {', '.join(fits)}; "
+            f"name one with --map {column}={fits[0]}",
+            shard=shard.number,
+        )
+    return column if column in fits else next(iter(fits), None)
+
+
 def _no_embeddings(schema: pa.Schema, shard: MergedShard) -> ShardError:
     texts = NAMES["text_embedding"]
     lists = [field.name for field in schema if _lists(field.type) and field.name.lower() not in texts]
+    integers = [field.name for field in schema if pa.types.is_integer(getattr(field.type, "value_type", pa.null()))]
+    if lists:
+        advice = f"name one with --map image_embedding={lists[0]}"
+    elif integers:
+        advice = f"the integers in {', '.join(integers)} are no embeddings; write them as floats, or leave the file out"
+    else:
+        advice = "leave the file out"
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
     return ShardError(
-        f"{shard.source} has no list of floats by a name that embeddings usually have; it has: {columns}; "
-        f"name one with --map image_embedding={lists[0] if lists else 'COLUMN'}",
+        f"{shard.source} has no list of floats by a name that embeddings usually have; it has: {columns}; {advice}",
         shard=shard.number,
     )
 
@@ -260,20 +300,41 @@ def _lists(kind: pa.DataType) -> Any:
 
 
 def _length(parquet: pq.ParquetFile, column: str, expected: int | None = None) -> int | None:
-    """The length that most lists have among the first rows with any, or `expected` if one has that; None if none."""
-    kind = _lists(parquet.schema_arrow.field(column).type)
-    if pa.types.is_fixed_size_list(kind):
-        return int(kind.list_size)
-    for record in parquet.iter_batches(batch_size=_SAMPLE_ROWS, columns=[column]):
-        _, lengths = _places(record.column(0))
-        if (lengths > 0).any():
-            values, counts = np.unique(lengths[lengths > 0], return_counts=True)
-            return expected if expected in values else int(values[np.argmax(counts)])
-    return None
+    """The length that most lists have, by a sample, or `expected` if one has that; None if none has any."""
+    fixed = pa.types.is_fixed_size_list(_lists(parquet.schema_arrow.field(column).type))
+    lengths = np.empty(0, np.int64) if fixed else _sample(parquet, column)
+    if not len(lengths):
+        batches = parquet.iter_batches(batch_size=_SAMPLE_ROWS, columns=[column])
+        lengths = next((found for record in batches if len(found := _present(record))), lengths)
+    values, counts = np.unique(lengths, return_counts=True)
+    if not len(values):
+        return None
+    return expected if expected in values else int(values[np.argmax(counts)])
 
 
-def _copy(column: pa.Array, out: NDArray[np.floating]) -> None:
-    """Put the lists into `out`, shape (rows, dim); one that is null or of another length becomes NaN."""
+def _sample(parquet: pq.ParquetFile, column: str) -> NDArray[np.int64]:
+    """Lengths of lists from row groups spread over the file; a large group counts as several."""
+    facts = parquet.metadata
+    ends = np.cumsum([facts.row_group(group).num_rows for group in range(facts.num_row_groups)])
+    rows = np.linspace(0, facts.num_rows - 1, min(_SAMPLE_GROUPS, facts.num_rows)).astype(np.int64)
+    found = [np.empty(0, np.int64)]
+    for group, weight in zip(*np.unique(np.searchsorted(ends, rows, "right"), return_counts=True), strict=True):
+        record = next(parquet.iter_batches(batch_size=_SAMPLE_ROWS, row_groups=[int(group)], columns=[column]))
+        found.append(np.repeat(_present(record), weight))
+    return np.concatenate(found)
+
+
+def _present(record: pa.RecordBatch) -> NDArray[np.int64]:
+    """The lengths of the lists in its one column that hold any number."""
+    _, lengths = _places(record.column(0))
+    return lengths[lengths > 0]
+
+
+def _copy(column: pa.Array, out: NDArray[np.floating]) -> tuple[int, int]:
+    """Put the lists into `out`, shape (rows, dim); one that is null or of another length becomes NaN.
+
+    Tells how many have that length, and how many another; those that are null or empty have none.
+    """
     starts, lengths = _places(column)
     values = column.storage.values if isinstance(column, pa.ExtensionArray) else column.values
     rows, dim = out.shape
@@ -281,9 +342,10 @@ def _copy(column: pa.Array, out: NDArray[np.floating]) -> None:
     if whole.all():
         first = int(starts[0]) if rows else 0
         out[:] = _numbers(values.slice(first, rows * dim)).reshape(rows, dim)
-        return
+        return rows, 0
     out[:] = np.nan
     out[whole] = _numbers(values)[starts[whole, None] + np.arange(dim)]
+    return int(whole.sum()), int(((lengths > 0) & ~whole).sum())
 
 
 def _numbers(values: pa.Array) -> NDArray[np.floating]:

@@ -12,7 +12,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from cliphouse import objects, storage, web
-from cliphouse.errors import DownloadFailed, UsageError, shown
+from cliphouse.addresses import shown
+from cliphouse.errors import DownloadFailed, UsageError
 from cliphouse.files import Part, Peek
 from cliphouse.pace import Busy, Pace
 from cliphouse.types import ProgressCallback

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cliphouse.errors import UsageError
+import numpy as np
+import pyarrow as pa
+
+from cliphouse.errors import ShardError, UsageError
 from cliphouse.pipeline.merged import open_merged
+from cliphouse.pipeline.native import numbers
 from cliphouse.pipeline.npy import open_npy
 from cliphouse.pipeline.rows import OpenShard
 from cliphouse.schema import EMBEDDING_COLUMNS, METADATA_COLUMNS
 from cliphouse.types import MergedShard, Shard
+
+_SAMPLE_ROWS = 1024
+#: Types of the table that hold numbers.
+_NUMBERS = ("Int32", "Nullable(Float32)")
 
 
 def open_shard(shard: Shard | MergedShard, columns: Mapping[str, str] | None = None) -> OpenShard:
@@ -30,4 +38,33 @@ def open_shard(shard: Shard | MergedShard, columns: Mapping[str, str] | None = N
             f"{unknown[0]!r} is no column that {'a merged' if merged else 'the'} parquet file fills; there are: "
             f"{', '.join(known)}"
         )
-    return open_merged(shard, columns) if isinstance(shard, MergedShard) else open_npy(shard, columns)
+    opened = open_merged(shard, columns) if isinstance(shard, MergedShard) else open_npy(shard, columns)
+    _check_numbers(opened, columns)
+    return opened
+
+
+def _check_numbers(shard: OpenShard, columns: Mapping[str, str]) -> None:
+    """Columns of numbers that were told to come from text: a slip, which would fill each row with 0.
+
+    Raises:
+        ShardError: the first rows hold something, and none of it a number.
+    """
+    wanted = [column for column in columns if METADATA_COLUMNS.get(column, ("String", ()))[0] in _NUMBERS]
+    first = next(shard.batches(min(shard.rows, _SAMPLE_ROWS)), None) if wanted and shard.rows else None
+    if first is None:
+        return
+    for column in wanted:
+        values = first.metadata[column]
+        if values.null_count < len(values) and not _any_number(values):
+            raise ShardError(
+                f"the column {columns[column]} of {shard.source} is to fill {column}, and holds no numbers but "
+                f"{values.type}; name another with --map {column}=COLUMN",
+                shard=shard.number,
+            )
+
+
+def _any_number(values: pa.Array) -> bool:
+    try:
+        return bool(np.isfinite(numbers(values, pa.float64()).to_numpy(zero_copy_only=False)).any())
+    except pa.ArrowException:
+        return False

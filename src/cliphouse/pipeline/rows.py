@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cliphouse.errors import MissingColumn, UsageError
+from cliphouse.errors import MissingColumn, ShardError, UsageError
 from cliphouse.schema import DESCRIBING_COLUMNS, METADATA_COLUMNS
 
 
@@ -108,6 +108,7 @@ def sources(names: list[str], given: Mapping[str, str], *, path: str, shard: int
     Raises:
         UsageError: a given column is not there.
         MissingColumn: nothing would describe the pictures.
+        ShardError: one of them is there twice.
     """
     by_lower = {name.lower(): name for name in reversed(names)}
     found = {
@@ -124,4 +125,19 @@ def sources(names: list[str], given: Mapping[str, str], *, path: str, shard: int
         found[column] = given[column]
     if not set(DESCRIBING_COLUMNS) & found.keys():
         raise MissingColumn(path, DESCRIBING_COLUMNS, names, shard=shard)
+    for source in found.values():
+        check_once(names, source, path=path, shard=shard)
     return found
+
+
+def check_once(names: list[str], column: str, *, path: str, shard: int) -> None:
+    """A file may have columns of one name, of which nobody can tell which is meant.
+
+    Raises:
+        ShardError: this column is one of them.
+    """
+    if (count := names.count(column)) > 1:
+        raise ShardError(
+            f"{path} has {count} columns named {column!r}; name another with --map, or write the file again with one",
+            shard=shard,
+        )
