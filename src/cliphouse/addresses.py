@@ -13,6 +13,8 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[^/?#]*@)?(.*)", re.DOTALL)
 #: An address inside a sentence.
 _WITHIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>()]+")
 WEB = ("http", "https")
+#: Schemes whose keys may hold any letter.
+_STORES = ("s3", "gs", "az", "abfs", "abfss", "adl")
 
 
 def is_url(source: str) -> bool:
@@ -27,13 +29,13 @@ def scheme(url: str) -> str:
 
 
 def shown(source: str) -> str:
-    """An address without what may be a secret: a name and password, and on the web a query and a fragment; else as is.
+    """An address without what may be a secret: a name and password, and but for keys in stores, a query and a fragment.
 
     For every message, and for all that is stored.
     """
     if (match := _URL.match(source)) is None:
         return source
-    rest = re.split(r"[?#]", match[2])[0] if scheme(source) in WEB else match[2]
+    rest = match[2] if scheme(source) in _STORES else re.split(r"[?#]", match[2])[0]
     return f"{match[1]}://{rest}"
 
 

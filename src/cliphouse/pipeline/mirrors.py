@@ -96,6 +96,9 @@ def mirror(address: str) -> Mirror:
         address = Path(address).expanduser().absolute().as_uri()
     elif scheme in storage.STORES:
         storage.check_address(address)
+        folder, query, _ = address.partition("?")
+        if query:
+            raise UsageError(f"{shown(folder)!r} came with a query, which no folder of a store has; leave it out")
     elif scheme != "file":
         known = ", ".join(f"{name}://" for name in ("https", "http", *objects.SCHEMES))
         raise UsageError(
