@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-oracle check bench bench-encoders bench-load report clean
+.PHONY: demo test test-crash test-oracle check bench bench-encoders bench-load report clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest
+
+# Loaders that die, by the hundred, where `make test` has a few: about half an hour. CRASHES is how many in each test.
+CRASHES ?= 200
+test-crash: $(VENV)/test
+	CLIPHOUSE_CRASHES=$(CRASHES) $(BIN)/python -m pytest tests/crash
 
 # The same encoders on PyTorch, for comparison: takes a processor's build of torch where there is one.
 TORCH ?= torch==2.13.0

@@ -16,7 +16,7 @@ from tests.clickhouse_http import PASSWORD, USER
 from tests.crash.source import Source
 
 #: Deaths in each test that draws them; 0 for the few of the ordinary tests.
-CRASHES = int(os.environ.get("CLIPHOUSE_CRASHES", "0"))
+CRASHES = int(os.environ.get("CLIPHOUSE_CRASHES") or 0)
 #: Rows of a shard.
 ROWS = int(os.environ.get("CLIPHOUSE_CRASH_ROWS", "300"))
 

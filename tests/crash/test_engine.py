@@ -16,10 +16,11 @@ from cliphouse import Collection
 from cliphouse.engine import insert
 from cliphouse.errors import EngineError, StorageFull
 from cliphouse.types import LoadOptions, Progress
-from tests.crash.conftest import CRASHES, ROWS
+from tests.crash.conftest import CRASHES, ROWS, long
 from tests.crash.source import Source
 
 
+@long
 def test_a_disk_that_fills_up_at_any_point_of_a_load(source: Source, small_disk: Path, dice: random.Random) -> None:
     """With every amount of room left: one line that says so, and with room again the load is finished."""
     source.add(0, rows=ROWS).add(1, 2, rows=6000)
@@ -41,6 +42,7 @@ def test_a_disk_that_fills_up_at_any_point_of_a_load(source: Source, small_disk:
     assert full
 
 
+@pytest.mark.parametrize("db", ["embedded", pytest.param("server", marks=long)], indirect=True)
 def test_an_insert_that_runs_out_of_memory_is_said_and_the_next_load_goes_on(
     db: str, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +59,7 @@ def test_an_insert_that_runs_out_of_memory_is_said_and_the_next_load_goes_on(
         source.assert_loaded_once(collection)
 
 
+@pytest.mark.parametrize("db", ["embedded", pytest.param("server", marks=long)], indirect=True)
 def test_a_staging_table_that_somebody_drops_ends_the_load_and_the_next_one_goes_on(db: str, source: Source) -> None:
     source.add(0, 1, rows=ROWS)
 
@@ -73,6 +76,7 @@ def test_a_staging_table_that_somebody_drops_ends_the_load_and_the_next_one_goes
         source.assert_loaded_once(collection)
 
 
+@pytest.mark.parametrize("db", ["embedded", pytest.param("server", marks=long)], indirect=True)
 def test_ctrl_c_in_a_program_ends_all_workers_soon_and_leaves_the_database_usable(
     db: str, source: Source, dice: random.Random
 ) -> None:

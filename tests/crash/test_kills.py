@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.conftest import CRASHES, ROWS
+from tests.crash.conftest import CRASHES, ROWS, long
 from tests.crash.loader import Run, run, start
 from tests.crash.source import Source
 
@@ -30,12 +30,10 @@ def _kill_after(loader: Run, seconds: float) -> int:
     return int(loader.process.exitcode or 0)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=long), 2, pytest.param(4, marks=long)])
 def test_a_load_that_is_killed_at_any_moment_and_run_again_has_each_row_once(
     source: Source, tmp_path: Path, dice: random.Random, workers: int
 ) -> None:
-    if workers == 4 and not CRASHES:
-        pytest.skip("takes minutes: make test-crash")
     source.add(*range(4), rows=ROWS)
     life = _life(source, tmp_path / "measured", workers)
     source.assert_loaded_once(tmp_path / "measured")
@@ -54,7 +52,7 @@ def test_many_killed_loads_of_new_shards_into_one_directory(
     source: Source, tmp_path: Path, dice: random.Random
 ) -> None:
     life = _life(source.add(0, rows=ROWS), tmp_path / "db", 1)
-    for number in range(1, 1 + (CRASHES or 6)):
+    for number in range(1, 1 + (CRASHES or 4)):
         source.add(number, rows=ROWS)
         _kill_after(start(source.directory, tmp_path / "db", workers=dice.randint(1, 3)), dice.uniform(0, 1.5 * life))
     code, output = run(source.directory, tmp_path / "db")
@@ -62,9 +60,14 @@ def test_many_killed_loads_of_new_shards_into_one_directory(
     source.assert_loaded_once(tmp_path / "db")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    ("sign", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("sign", "code", "word", "workers"),
+    [
+        (signal.SIGINT, 130, "interrupted", 2),
+        (signal.SIGTERM, 143, "terminated", 1),
+        pytest.param(signal.SIGINT, 130, "interrupted", 1, marks=long),
+        pytest.param(signal.SIGTERM, 143, "terminated", 2, marks=long),
+    ],
 )
 def test_a_load_that_is_told_to_stop_says_so_and_is_finished_by_the_next(
     source: Source, tmp_path: Path, dice: random.Random, sign: signal.Signals, code: int, word: str, workers: int

@@ -17,13 +17,16 @@ from cliphouse.pipeline import staging
 from cliphouse.pipeline.staging import Staging, attempts
 from cliphouse.schema import create_staging
 from cliphouse.types import LoadOptions, Progress
-from tests.crash.conftest import CRASHES, ROWS, on_server
+from tests.crash.conftest import CRASHES, ROWS, long, on_server
 from tests.crash.loader import Death, run, start
 from tests.crash.source import Source
 
 
 @on_server
-@pytest.mark.parametrize("shards", [("0-2", "3-5"), ("0-5", "0-5")], ids=["others", "the same"])
+@pytest.mark.parametrize(
+    "shards",
+    [pytest.param(("0-2", "3-5"), marks=long, id="others"), pytest.param(("0-5", "0-5"), id="the same")],
+)
 def test_two_loaders_at_once_begin_a_collection(
     db: str, source: Source, shards: tuple[str, str], dice: random.Random
 ) -> None:
@@ -59,6 +62,7 @@ def test_a_shard_that_another_loader_brings_in_meanwhile_is_not_brought_in_again
     source.assert_loaded_once(db)
 
 
+@long
 @on_server
 def test_a_busy_shard_is_passed_over_without_a_word_against_it(db: str, source: Source) -> None:
     source.add(0, 1, rows=ROWS)
@@ -94,6 +98,7 @@ def test_of_two_that_looked_before_either_began_one_goes_on(
     source.assert_loaded_once(db)
 
 
+@long
 @on_server
 def test_of_many_that_begin_at_the_same_moment_never_two_go_on(db: str, source: Source) -> None:
     crowd = 4
@@ -121,7 +126,7 @@ def test_of_many_that_begin_at_the_same_moment_never_two_go_on(db: str, source: 
 @on_server
 def test_a_loader_that_died_on_this_machine_holds_nobody_up(db: str, source: Source) -> None:
     source.add(0, 1, rows=ROWS)
-    for statement in (7, 9, 12, 14):
+    for statement in (7, 9, 12, 14) if CRASHES else (9, 12):
         assert run(source.directory, db, death=Death(statement))[0] == -signal.SIGKILL
     code, output = run(source.directory, db)
     assert code == 0, output
@@ -137,7 +142,7 @@ def test_a_loader_that_died_elsewhere_is_waited_for(db: str, source: Source, mon
         for number in range(2):
             name = f"laion_loading_1_0badc0de_{number}"
             collection.engine.command(create_staging("laion", name, "elsewhere, process 7"))
-        with pytest.raises(ShardBusy, match=r"shard 1: elsewhere, process 7 is loading it, .* load again in 600 s"):
+        with pytest.raises(ShardBusy, match=r"shard 1: elsewhere, process 7 is loading it, .* load again in \d+ s"):
             collection.load(source.directory)
         monkeypatch.setattr(staging, "LEASE_SECONDS", -1)
         assert collection.load(source.directory).loaded == (1,)

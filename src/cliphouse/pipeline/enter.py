@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 
 from pyarrow import ArrowException
 
 from cliphouse.engine import Engine
-from cliphouse.errors import EngineUnavailable, ShardError
+from cliphouse.errors import EngineError, EngineUnavailable, ShardError
 from cliphouse.pipeline import delete, deny, ledger
 from cliphouse.pipeline.dirt import Cleaner
 from cliphouse.pipeline.ledger import Entry
@@ -51,6 +52,7 @@ class Entrance:
         self._denied = deny.current(engine, info.name)
         self._stopped = threading.Event()
         self._comment = threading.Lock()
+        self._merging = set[str]()
         self._expected: dict[int, int] = {}
         self._reached: dict[int, int] = {}
 
@@ -59,8 +61,11 @@ class Entrance:
         self._expected = {shard.number: shard.rows for shard in shards}
 
     def stop(self) -> None:
-        """Let every shard that is not yet in be given up at the next block."""
+        """Let every shard that is not yet in be given up at the next block, or in the middle of its merge."""
         self._stopped.set()
+        for table in tuple(self._merging):  # a merge runs on when its query is killed
+            with suppress(EngineError):
+                self._engine.command(f"SYSTEM STOP MERGES {identifier(table)}")
 
     def bring_in(self, shard: OpenShard, label: str) -> tuple[Entry, int | None]:
         """Load one shard and record it; return its line in the ledger, and the rows it brought, None if it was in.
@@ -147,10 +152,14 @@ class Entrance:
         for number, group in inserts:
             pieces = self._pieces(group, shard, label)
             self._engine.insert_native(table, tuple(self._columns), pieces, token=f"{mark[:16]}:{number}")
-        self._check_stop()
         if self._progress:
             self._progress(Progress(label=f"{label}: merging", done=0, total=1, unit="parts"))
-        self._engine.command(f"OPTIMIZE TABLE {identifier(table)} FINAL")
+        self._merging.add(table)
+        try:
+            self._check_stop()
+            self._engine.command(f"OPTIMIZE TABLE {identifier(table)} FINAL")
+        finally:
+            self._merging.discard(table)
         if self._progress:
             self._progress(Progress(label=f"{label}: merging", done=1, total=1, unit="parts"))
         self._check_stop()

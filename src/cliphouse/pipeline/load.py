@@ -85,6 +85,8 @@ def load_new(
     info = catalog.find(engine, info.name) or info
     try:
         return load(engine, info, opened, options, progress)
+    except ShardBusy:  # the collection is another loader's too
+        raise
     except BaseException:
         if not any(entry.state != "quarantined" for entry in ledger.entries(engine, info.name).values()):
             _drop_if_empty(engine, info.name)
