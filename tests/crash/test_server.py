@@ -43,8 +43,8 @@ def test_a_load_outlives_a_connection_lost_at_each_statement(
     with Collection.open(db) as collection:
         report = collection.load(source.directory)
     assert (report.loaded, report.rows) == ((0, 1, 2), 3 * ROWS)
-    # But for the drop, whose failure is of no consequence.
-    assert sum("trying again in" in record.message for record in caplog.records) == len(STEPS) - 1
+    # The failure of a drop may be of no consequence.
+    assert sum("trying again in" in record.message for record in caplog.records) >= len(STEPS) - 1
     source.assert_loaded_once(db)
 
 
