@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.loading_figures import median_of, middle, rates
+from benchmarks.loading_figures import median_of, median_seconds, middle, rates
 from benchmarks.plot import INK, OTHERS, OURS, QUIET, RULE, bare, save
 
 _COLOURS = {"cliphouse": OURS, "lancedb": OTHERS, "duckdb": "#8a9a2b", "tutorial": "#9b3d5c"}
@@ -29,10 +29,11 @@ def _rates(result: Mapping[str, Any]) -> Figure:
     _bars(
         whole,
         [(labels[name], name, rates(loads, shard["rows"])) for name, loads in shard["loads"].items()],
-        [shard["rows"] / median_of(loads, "seconds") for loads in shard["loads"].values()],
+        [shard["rows"] / median_seconds(loads) for loads in shard["loads"].values()],
     )
     whole.set_title(f"One shard of {shard['rows']:,} rows", loc="left", color=INK, fontsize=10.5)
-    pipeline, ours = tutorial["rows"] / tutorial["seconds"], rates(tutorial["cliphouse"], tutorial["rows"])
+    pipeline = tutorial["rows"] / tutorial["seconds"]
+    ours = [tutorial["rows"] / load["seconds"] for load in tutorial["cliphouse"]]
     _bars(
         part,
         [(labels["cliphouse"], "cliphouse", ours), (labels["tutorial"], "tutorial", [pipeline])],

@@ -12,6 +12,7 @@ from benchmarks.loading_figures import (
     by_shard,
     duration,
     median_of,
+    median_seconds,
     middle,
     plan,
     rates,
@@ -30,8 +31,8 @@ def short_table(result: Result) -> str:
     rows = [
         (
             label,
-            f"{shard['rows'] / median_of(loads, 'seconds'):,.0f}",
-            duration(median_of(loads, "seconds")),
+            f"{shard['rows'] / median_seconds(loads):,.0f}",
+            duration(median_seconds(loads)),
             size(median_of(loads, "peak_rss")),
             size(_kept(loads)),
         )
@@ -41,8 +42,8 @@ def short_table(result: Result) -> str:
     return (
         table(("system", "rows/s", "one shard", "peak memory", "on disk"), rows)
         + f"\nOne shard of {shard['rows']:,} rows, both embeddings and the metadata, from npy and parquet files in the "
-        f"page cache to a table, on {machine['cores']} cores ({machine['cpu']}); from the start of the process to its "
-        f"end, medians of {run['rounds']}. The floor reads the files and writes as many bytes as cliphouse's table. "
+        f"page cache to a table, on {machine['cores']} cores ({machine['cpu']}); from the start of the process until "
+        f"everything is on the disk, medians of {run['rounds']}. The floor reads the files and writes as many bytes as cliphouse's table. "
         f"For {result['tutorial']['rows']:,} rows, the tutorial's own pipeline takes {_ratio(result)} times as long as "
         f"cliphouse. {run['shards']} shards in a row: {many['rows'] / many['load']['seconds']:,.0f} rows/s, memory "
         f"{size(min(memory) * 1e6)} to {size(max(memory) * 1e6)} from shard to shard. In full: "
@@ -111,7 +112,7 @@ def _shard(result: Result) -> str:
     times = [
         (
             label,
-            f"{shard['rows'] / median_of(loads, 'seconds'):,.0f}",
+            f"{shard['rows'] / median_seconds(loads):,.0f}",
             ", ".join(f"{rate:,.0f}" for rate in rates(loads, shard["rows"])),
             f"{median_of(loads, 'seconds'):.1f} s",
             f"{median_of(loads, 'sync_seconds'):.1f} s",
@@ -138,7 +139,7 @@ def _shard(result: Result) -> str:
     return (
         f"### One shard\n\nFrom the start of the process, imports included, to its end, {run['rounds']} times each, in "
         "rounds; medians, and all rates in the order of the rounds. To sync is what the operating system needs "
-        "afterwards to have everything on the disk. Then "
+        "afterwards to have everything on the disk; rates count both. Then "
         "each system counts its rows, and captions and vectors of some are compared with the files; the largest "
         f"difference in any number of them: {differences}. Every system stores an id, both vectors, and those columns "
         "of the metadata that cliphouse has.\n\n"
@@ -219,8 +220,8 @@ def _by_label(result: Result) -> list[tuple[str, Sequence[Load]]]:
 
 
 def _kept(loads: Sequence[Load]) -> float:
-    """The size of the table where the system tells it, else of all its files."""
-    return median_of(loads, "table_bytes" if "table_bytes" in loads[0] else "disk_bytes")
+    """The size of all files of the database."""
+    return median_of(loads, "disk_bytes")
 
 
 def _ratio(result: Result) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cliphouse.engine import Engine
 from cliphouse.errors import ShardConflict
-from cliphouse.pipeline import delete, ledger
+from cliphouse.pipeline import delete, deny, ledger
 from cliphouse.pipeline.ledger import Entry
 from cliphouse.pipeline.rows import OpenShard
 
@@ -59,6 +59,7 @@ class Settling:
                     f"{entry.rows - deleted}; delete them first: cliphouse delete --shard {shard.number}",
                     shard=shard.number,
                 )
+            deny.enforce(self._engine, self._collection, shard.number)  # which it may not have come to
             entry = replace(entry, state="loaded")
             ledger.write(self._engine, self._collection, entry)
         return entry
