@@ -138,6 +138,11 @@ class Engine:
             ours = f"Settings['log_comment'] IN ({literal(marks)[1:-1]})"
             self.command(f"KILL QUERY WHERE {ours} AND query_kind IN ('Select', 'Insert', 'Optimize') ASYNC")
 
+    def release_memory(self) -> None:
+        """Let an embedded engine give back what it holds and does not use; by itself it waits for some seconds."""
+        if self.capabilities.embedded:
+            self.command("SYSTEM JEMALLOC PURGE")
+
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A connection that keeps its state (SET, USE, temporary tables) from statement to statement."""

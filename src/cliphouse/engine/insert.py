@@ -30,7 +30,7 @@ _LOOK_SECONDS = 0.002
 
 #: The engine gathers blocks until they have this much, and writes that as a part. More of it would be in memory several
 #: times; of less there would be more parts, of each of which the merge holds a piece.
-_PART_BYTES = 80 * 2**20
+_PART_BYTES = 48 * 2**20
 #: A block of more rows the engine would cut in two.
 _MAX_BLOCK_ROWS = 2**24
 

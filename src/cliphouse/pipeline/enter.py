@@ -157,7 +157,10 @@ class Entrance:
         self._merging.add(table)
         try:
             self._check_stop()
-            self._engine.command(f"OPTIMIZE TABLE {identifier(table)} FINAL")
+            # What inserting took must not stay beside what merging takes.
+        self._engine.release_memory()
+        self._engine.command(f"OPTIMIZE TABLE {identifier(table)} FINAL")
+        self._engine.release_memory()
         finally:
             self._merging.discard(table)
         if self._progress:
