@@ -43,7 +43,8 @@ def short_table(result: Result) -> str:
         table(("system", "rows/s", "one shard", "peak memory", "on disk"), rows)
         + f"\nOne shard of {shard['rows']:,} rows, both embeddings and the metadata, from npy and parquet files in the "
         f"page cache to a table, on {machine['cores']} cores ({machine['cpu']}); from the start of the process until "
-        f"everything is on the disk, medians of {run['rounds']}. The floor reads the files and writes as many bytes as cliphouse's table. "
+        f"everything is on the disk, medians of {run['rounds']}. The floor reads the files and writes as many bytes as "
+        "cliphouse's table. "
         f"For {result['tutorial']['rows']:,} rows, the tutorial's own pipeline takes {_ratio(result)} times as long as "
         f"cliphouse. {run['shards']} shards in a row: {many['rows'] / many['load']['seconds']:,.0f} rows/s, memory "
         f"{size(min(memory) * 1e6)} to {size(max(memory) * 1e6)} from shard to shard. In full: "

@@ -154,15 +154,14 @@ class Entrance:
             self._engine.insert_native(table, tuple(self._columns), pieces, token=f"{mark[:16]}:{number}")
         if self._progress:
             self._progress(Progress(label=f"{label}: merging", done=0, total=1, unit="parts"))
+        self._engine.release_memory()  # what inserting took must not stay beside what merging takes
         self._merging.add(table)
         try:
             self._check_stop()
-            # What inserting took must not stay beside what merging takes.
-        self._engine.release_memory()
-        self._engine.command(f"OPTIMIZE TABLE {identifier(table)} FINAL")
-        self._engine.release_memory()
+            self._engine.command(f"OPTIMIZE TABLE {identifier(table)} FINAL")
         finally:
             self._merging.discard(table)
+        self._engine.release_memory()
         if self._progress:
             self._progress(Progress(label=f"{label}: merging", done=1, total=1, unit="parts"))
         self._check_stop()
