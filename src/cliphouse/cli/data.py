@@ -54,7 +54,7 @@ def load(
     in the file's name.
 
     A shard enters whole or not at all; loading it again does nothing, so after Ctrl-C, a crash or a full disk the same
-    command goes on. Each worker takes about half a gigabyte of memory.
+    command goes on. Each worker takes memory of its own.
 
     Bad rows are counted by kind, here and in `cliphouse status`:
 
