@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # Loaders that die, by the hundred, where `make test` has a few: about half an hour. CRASHES is how many in each test.
 CRASHES ?= 200

@@ -27,7 +27,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from cliphouse.cli.main import main
-from cliphouse.pipeline import add, folder, load
+from cliphouse.pipeline import add, folder, ledger, staging
 
 moment = int(sys.argv.pop(1))
 passed = 0
@@ -46,7 +46,7 @@ def dying(function):
         return answer
     return wrapped
 
-for owner, name in ((Path, "replace"), (Path, "unlink"), (load, "_record"), (load, "_drop")):
+for owner, name in ((Path, "replace"), (Path, "unlink"), (ledger, "write"), (staging, "drop")):
     setattr(owner, name, dying(getattr(owner, name)))
 main()
 """
