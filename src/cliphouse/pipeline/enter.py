@@ -28,9 +28,9 @@ from cliphouse.types import CollectionInfo, LoadOptions, Progress, ProgressCallb
 #: A block of rows has about this much of vectors: read, rounded and sent as one.
 _BLOCK_BYTES = 8 * 2**20
 #: One insert carries about this much, so that a server answers well before anybody's patience ends.
-_INSERT_BYTES = 512 * 2**20
+_INSERT_BYTES = 256 * 2**20
 #: More than this is not merged at once: a merge needs memory for each of its parts. A LAION shard is just below.
-_SEGMENT_BYTES = 4 * _INSERT_BYTES
+_SEGMENT_BYTES = 8 * _INSERT_BYTES
 #: Seconds between attempts while a server cannot be reached: it may be starting again.
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 60.0, 60.0)
 
@@ -152,9 +152,9 @@ class Entrance:
         for number, group in inserts:
             pieces = self._pieces(group, shard, label)
             self._engine.insert_native(table, tuple(self._columns), pieces, token=f"{mark[:16]}:{number}")
+            self._engine.release_memory()  # what this insert took must not stay beside what comes next
         if self._progress:
             self._progress(Progress(label=f"{label}: merging", done=0, total=1, unit="parts"))
-        self._engine.release_memory()  # what inserting took must not stay beside what merging takes
         self._merging.add(table)
         try:
             self._check_stop()
