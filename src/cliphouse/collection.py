@@ -331,7 +331,7 @@ class Collection:
         column: Modality = "image",
         exact: bool = False,
         where: str | None = None,
-        ef_search: int = 256,
+        ef_search: int | None = None,
         columns: Iterable[str] = (),
     ) -> Hits:
         """The `k` rows nearest to `query`, nearest first, ties by id.

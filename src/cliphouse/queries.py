@@ -15,6 +15,8 @@ from cliphouse.vectors import round_to_bfloat16
 MAX_INDEX_K = 1_000
 #: The column that `scan` adds to say how far its short list reached.
 HORIZON = "horizon"
+#: The candidate list of an HNSW search that nobody tuned; the engine's own default too.
+EF_SEARCH = 256
 #: Filtered index searches fetch this many times k before the filter is applied.
 FILTER_MULTIPLIER = 8
 
@@ -102,7 +104,7 @@ def by_index(info: CollectionInfo, target: NDArray[np.float32], params: SearchPa
     distance = _distance(params, "{target:Array(Float32)}")
     reach = params.k + spare
     settings = [
-        f"hnsw_candidate_list_size_for_search = {max(params.ef_search, reach)}",
+        f"hnsw_candidate_list_size_for_search = {max(params.ef_search or EF_SEARCH, reach)}",
         "vector_search_with_rescoring = 1",
     ]
     if params.where:

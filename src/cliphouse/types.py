@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 MIN_DIM, MAX_DIM = 2, 4096
 MAX_K = 10_000
+MAX_OFFSET = 1_000_000
 MAX_EF_SEARCH = 100_000
+MAX_NPROBE = 1_000_000
 MAX_WORKERS = 64
 #: A row's id is `shard * ROWS_PER_SHARD + row`: readable at a glance, unique, and below 2**53 for 90 million shards,
 #: so that every JSON parser keeps it exact.
@@ -27,7 +29,9 @@ MAX_SHARD = 2**53 // ROWS_PER_SHARD - 1
 Modality = Literal["image", "text"]
 Storage = Literal["bfloat16", "float32"]
 Quantization = Literal["f64", "f32", "f16", "bf16", "i8", "b1"]
-SearchPath = Literal["exact", "hnsw"]
+#: The kinds of vector index. "hnsw" is ClickHouse's graph in memory, "ivf" inverted lists in a table of their own.
+IndexKind = Literal["hnsw", "ivf"]
+SearchPath = Literal["exact", "hnsw", "ivf"]
 #: What can be wrong with a row: a vector without a direction; a vector that is not of unit length; no url; no caption;
 #: no similarity, or one that no cosine can be; a tag outside LAION's three.
 RowKind = Literal["vector", "norm", "url", "caption", "similarity", "nsfw"]
@@ -134,21 +138,38 @@ class CollectionInfo:
 class SearchParams:
     """How many results, from which column, and how hard to look.
 
-    `ef_search` is HNSW's candidate list; it is raised to `k` where smaller. `columns` are wanted besides HIT_COLUMNS.
+    The first `offset` results are passed over. `kind` names the index that is to answer, where there are several.
+    `ef_search` is HNSW's candidate list, raised to `offset + k` where smaller; `nprobe` is how many clusters of an IVF
+    index are read. Without them, the effort is the one `tune` stored for `recall`, or for the recall it was asked for.
+    `columns` are wanted besides HIT_COLUMNS.
     """
 
     k: int = 10
+    offset: int = 0
     column: Modality = "image"
     exact: bool = False
     where: str | None = None
-    ef_search: int = 256
+    kind: IndexKind | None = None
+    ef_search: int | None = None
+    nprobe: int | None = None
+    recall: float | None = None
     columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.k, int) or not 1 <= self.k <= MAX_K:
             raise UsageError(f"k must be a whole number from 1 to {MAX_K}, got {self.k!r}")
-        if not isinstance(self.ef_search, int) or not 1 <= self.ef_search <= MAX_EF_SEARCH:
-            raise UsageError(f"ef_search must be a whole number from 1 to {MAX_EF_SEARCH}, got {self.ef_search!r}")
+        if not isinstance(self.offset, int) or not 0 <= self.offset <= MAX_OFFSET:
+            raise UsageError(f"offset must be a whole number from 0 to {MAX_OFFSET}, got {self.offset!r}")
+        for name, most in (("ef_search", MAX_EF_SEARCH), ("nprobe", MAX_NPROBE)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or not 1 <= value <= most):
+                raise UsageError(f"{name} must be a whole number from 1 to {most}, got {value!r}")
+        if self.recall is not None and not 0 < self.recall <= 1:
+            raise UsageError(f"recall must be over 0 and up to 1, got {self.recall!r}")
+        if self.kind not in (None, "hnsw", "ivf"):
+            raise UsageError(f"there is no index kind {self.kind!r}; the kinds are 'hnsw' and 'ivf'")
+        if self.exact and self.kind:
+            raise UsageError(f"exact asks for no index, and kind for {self.kind}; give one of them")
         if self.column not in ("image", "text"):
             raise UsageError(f"column must be 'image' or 'text', got {self.column!r}")
         if self.where is not None and not self.where.strip():

@@ -34,7 +34,7 @@ _DEFAULTS = SearchParams()
 )
 @click.option("--exact", is_flag=True, help="Compare with every row, even if there is an index.")
 @click.option("--where", metavar="SQL", help="Condition, for example \"width >= 1024 AND NSFW = 'UNLIKELY'\".")
-@click.option("--ef-search", default=_DEFAULTS.ef_search, show_default=True, help="Index effort: recall against time.")
+@click.option("--ef-search", type=int, help="Effort of an HNSW index: recall against time. Without it, 256.")
 @click.option("--columns", default="", metavar="A,B", help="More columns to return, for example width,height,license.")
 @click.option(
     "--format",
@@ -58,7 +58,7 @@ def search(
     column: Modality,
     exact: bool,
     where: str | None,
-    ef_search: int,
+    ef_search: int | None,
     columns: str,
     form: str,
     show_sql: bool,
