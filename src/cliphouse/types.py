@@ -272,6 +272,7 @@ class IndexState:
     disk_bytes: int
     memory_bytes: int
     building: bool
+    build_seconds: float | None = None  # None where nobody remembers
 
     @property
     def state(self) -> Literal["empty", "building", "partial", "ready"]:
