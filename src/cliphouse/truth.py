@@ -163,7 +163,8 @@ class _Best:
             # The k best of these are rows already, besides the query's own: what is worse cannot be among the nearest.
             kth = np.partition(estimates, len(ids) - self._k - 1, axis=0)[len(ids) - self._k - 1]
             least = np.maximum(least, kth - 2 * self._error)
-        rows, queries = np.nonzero(estimates >= least.astype(np.float32))
+        # Hardly any are: in one dimension they are found in a tenth of the time.
+        rows, queries = np.divmod(np.flatnonzero(estimates >= least.astype(np.float32)), len(least))
         apart = ~(self._excludes[queries] & (ids[rows] == self._excluded[queries]))
         rows, queries = rows[apart], queries[apart]
         if len(rows):
