@@ -122,7 +122,7 @@ def _build_faiss_ivf(source: Source, place: Path, options: Options) -> Built:
     faiss.write_index(index, str(place / _FILE))
     build_seconds = time.perf_counter() - start
     np.save(place / _MEAN, mean)
-    return _built_library("faiss-cpu", source, place, load_seconds, build_seconds, vectors.nbytes)
+    return _built_library("faiss-cpu", place, load_seconds, build_seconds, vectors.nbytes)
 
 
 def _build_faiss_hnsw(source: Source, place: Path, options: Options) -> Built:
@@ -134,7 +134,7 @@ def _build_faiss_hnsw(source: Source, place: Path, options: Options) -> Built:
     index.hnsw.efConstruction = options["ef_construction"]
     index.add(vectors)
     faiss.write_index(index, str(place / _FILE))
-    return _built_library("faiss-cpu", source, place, load_seconds, time.perf_counter() - start, vectors.nbytes)
+    return _built_library("faiss-cpu", place, load_seconds, time.perf_counter() - start, vectors.nbytes)
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def _build_usearch(source: Source, place: Path, options: Options) -> Built:
     index.add(np.arange(len(vectors)), vectors)
     index.save(str(place / _FILE))
     seconds = time.perf_counter() - start
-    return _built_library("usearch", source, place, load_seconds, seconds, vectors.nbytes // 2)
+    return _built_library("usearch", place, load_seconds, seconds, vectors.nbytes // 2)
 
 
 @contextmanager
@@ -194,9 +194,7 @@ def _open_usearch(place: Path, source: Source, k: int) -> Iterator[Opened]:
     yield Opened(small=lambda vector: small.search(vector, k), search=search, rows=_numbers)
 
 
-def _built_library(
-    package: str, source: Source, place: Path, load_seconds: float, build_seconds: float, vector_bytes: int
-) -> Built:
+def _built_library(package: str, place: Path, load_seconds: float, build_seconds: float, vector_bytes: int) -> Built:
     """The vectors of a library are in its index, and nowhere else."""
     index_bytes = disk_bytes(place)
     return Built(

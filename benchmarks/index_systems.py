@@ -182,7 +182,9 @@ def _cliphouse(kind: SearchPath, label: str, note: str) -> System:
 
 OURS = (
     _cliphouse("exact", "cliphouse exact", "`Collection.search(vector, exact=True)`, vectors as bfloat16: every row"),
-    _cliphouse("ivf", "cliphouse ivf", "`Collection.build_index(config=IvfConfig())`: inverted lists in tables, on disk"),
+    _cliphouse(
+        "ivf", "cliphouse ivf", "`Collection.build_index(config=IvfConfig())`: inverted lists in tables, on disk"
+    ),
     _cliphouse(
         "hnsw",
         "ClickHouse HNSW",

@@ -67,7 +67,9 @@ def search(job: Mapping[str, Any]) -> dict[str, Any]:
         }
     found = []
     for number, effort in enumerate(efforts):
-        kinds = {kind: judged(answers[number][kind], source, inputs[kind], inputs[f"{kind}_truth"], k) for kind in KINDS}
+        kinds = {
+            kind: judged(answers[number][kind], source, inputs[kind], inputs[f"{kind}_truth"], k) for kind in KINDS
+        }
         filters = {
             name: judged(filtered[number, name], source, inputs["text"], inputs[f"{name}_truth"], k, inputs[name])
             for name in job["filters"]

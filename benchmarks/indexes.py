@@ -19,12 +19,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -32,81 +31,33 @@ import pyarrow.parquet as pq
 
 from benchmarks import facts, laion_like, truth
 from benchmarks.files import HERE, read_parameters, read_through, say, write_result
-from benchmarks.index_figures import TARGETS, judged, measured
 from benchmarks.index_peers import SYSTEMS
-from benchmarks.index_systems import Effort, Source
+from benchmarks.index_result import PACKAGES, Outcome, assemble, now, smaller_result
+from benchmarks.index_run import Run
+from benchmarks.index_systems import Source
 from benchmarks.index_work import KINDS
-from benchmarks.measures import latency_summary, percentile
-from benchmarks.report import newest_results
 from benchmarks.watch import watch
 
-PACKAGES = ("numpy", "pyarrow")  # besides those of the systems
 #: What decides the figures of every system, and of ours besides.
 _SOURCES = tuple(
     f"benchmarks/{name}.py"
-    for name in ("index_peers", "index_systems", "index_work", "laion_like", "load_systems", "measures", "truth")
+    for name in (
+        "index_peers",
+        "index_systems",
+        "index_work",
+        "laion_like",
+        "load_systems",
+        "measures",
+        "truth",
+        "watch",
+    )
 )
-_OUR_SOURCES = ("src/cliphouse/**/*.py",)
+_OUR_SOURCES = ("benchmarks/systems.py", "src/cliphouse/**/*.py")
 #: Disk that a system needs, in bytes a row: its table while it is merged, and its index.
 _ROW_BYTES = 4_000
 _SAMPLE_SECONDS = 0.5
 #: What `--mixed` allows to differ between outcomes. Others answered another question.
 _MIXABLE = frozenset({"machine", "sources", "packages"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What to measure: `systems` over `shards` shards of `rows` rows drawn with `seed`, searched for `k` results.
-
-    `queries` texts and as many pictures, drawn with `query_seed` and after `warm_up` others of each, are asked with
-    each of `efforts[system]`, in each of `rounds` rounds. The first `filter_queries` texts are also asked under each of
-    `filters`, which is the name of a column and what its values must be below. `options[system]` are those of the
-    build. A system is compared with others at `recall`, and at those of `recalls`. `targets` are bounds for the
-    figures in `index_figures.TARGETS`; `growth` is told from the newest result of the run `grown_from`. `small_rows`
-    are searched to see what a system takes without an index. `left_out` says what the run does not measure and why.
-    """
-
-    name: str
-    kind: Literal["indexes"]
-    title: str
-    rows: int
-    shards: int
-    seed: int
-    dim: int
-    k: int
-    queries: int
-    query_seed: int
-    warm_up: int
-    rounds: int
-    recall: float
-    recalls: Sequence[float]
-    small_rows: int
-    filter_queries: int
-    filters: Mapping[str, Mapping[str, Any]]
-    systems: Sequence[str]
-    options: Mapping[str, Mapping[str, Any]]
-    efforts: Mapping[str, Sequence[Effort]]
-    targets: Mapping[str, float]
-    left_out: Sequence[str]
-    grown_from: str = ""
-
-    def __post_init__(self) -> None:
-        if self.kind != "indexes":
-            raise ValueError(f"this measures runs of the kind 'indexes', not {self.kind!r}")
-        if unknown := [name for name in self.systems if name not in SYSTEMS]:
-            raise ValueError(f"there is no system {', '.join(unknown)}; the systems are {', '.join(SYSTEMS)}")
-        if without := [name for name in self.systems if not self.efforts.get(name)]:
-            raise ValueError(f"[efforts] says nothing of {', '.join(without)}")
-        if unknown := [name for name in self.targets if name not in TARGETS]:
-            raise ValueError(f"there is no target {', '.join(unknown)}; the targets are {', '.join(TARGETS)}")
-        if self.query_seed == self.seed:
-            raise ValueError("query_seed must differ from seed: queries are not rows of the shards")
-        if self.filter_queries > self.queries:
-            raise ValueError(f"filter_queries ({self.filter_queries}) is over queries ({self.queries})")
-
-    def where(self, name: str) -> str:
-        """The condition of a filter, as SQL."""
-        return f"{self.filters[name]['column']} < {self.filters[name]['below']}"
 
 
 class Bench:
@@ -121,7 +72,7 @@ class Bench:
         for name in ("outcomes", "jobs", "databases"):
             (place / name).mkdir(parents=True, exist_ok=True)
 
-    def execute(self) -> dict[str, dict[str, Any]]:
+    def execute(self) -> dict[str, Outcome]:
         """All outcomes by the name of their file: those that are there, and those that are measured now.
 
         Raises:
@@ -134,34 +85,39 @@ class Bench:
             for phase in self._phases:
                 self._kept(name, phase)
         self._draw_inputs()
-        for name in self.run.systems:
-            self._built(name)
-        outcomes = {f"{name}-build": self._kept(name, "build") for name in self.run.systems}
+        outcomes = {f"{name}-build": self._built(name) for name in self.run.systems}
         for number in range(self.run.rounds):
             shift = number % len(self.run.systems)
             for name in (*self.run.systems[shift:], *self.run.systems[:shift]):
                 outcomes[f"{name}-search-{number}"] = self._searched(name, number)
-        return {name: outcome for name, outcome in outcomes.items() if outcome}
+        return outcomes
+
+    def shares(self) -> dict[str, float]:
+        """The share of the rows that each filter lets through."""
+        with np.load(self.place / "inputs.npz") as inputs:
+            return {name: float(inputs[name].mean()) for name in self.run.filters}
 
     def clean(self) -> None:
-        """Remove databases and inputs; the outcomes stay."""
-        for name in ("databases", "jobs", "small"):
+        """Remove the databases; what was told of them stays."""
+        for name in ("databases", "jobs"):
             shutil.rmtree(self.place / name, ignore_errors=True)
 
-    def _built(self, name: str) -> None:
-        """Build a system, unless it was and is there, or is not needed any more."""
+    def _built(self, name: str) -> Outcome:
+        """Build a system, unless it was and is there, or all its searches were made."""
         database = self.place / "databases" / name
         searches = [self._kept(name, phase) for phase in self._phases[1:]]
-        if self._kept(name, "build") and (database.exists() or all(searches)):
-            return
+        kept = self._kept(name, "build")
+        if kept and (database.exists() or all(searches)):
+            return kept
         shutil.rmtree(database, ignore_errors=True)
         for phase in self._phases:
             self._path(name, phase).unlink(missing_ok=True)
         say(f"building {name}")
         told = {"place": str(database), "options": self.run.options.get(name, {})}
-        self._measure(name, "build", told, self._watched)
+        return self._measure(name, "build", told, self._watched)
 
-    def _searched(self, name: str, number: int) -> dict[str, Any]:
+    def _searched(self, name: str, number: int) -> Outcome:
+        """Ask a system in one round, unless it was asked."""
         if kept := self._kept(name, f"search-{number}"):
             return kept
         say(f"round {number + 1} of {self.run.rounds}: {name}")
@@ -185,7 +141,7 @@ class Bench:
 
     def _measure(
         self, name: str, phase: str, told: Mapping[str, Any], carry_out: Callable[[Path], dict[str, Any]]
-    ) -> dict[str, Any]:
+    ) -> Outcome:
         """Carry out one job, and keep what comes of it, with when and in what circumstances it was."""
         job = self.place / "jobs" / f"{name}-{phase}.json"
         wanted = {"phase": phase.partition("-")[0], "system": name, "source": asdict(self.source), **told}
@@ -196,11 +152,11 @@ class Bench:
             "phase": phase,
             "stamp": self._stamp(name, phase),
             **facts.commit(),
-            "started": _now(),
+            "started": now(),
             "load_average_before": os.getloadavg()[0],
         }
         outcome["told"] = carry_out(job)
-        outcome |= {"ended": _now(), "load_average_after": os.getloadavg()[0]}
+        outcome |= {"ended": now(), "load_average_after": os.getloadavg()[0]}
         part = self._path(name, phase).with_suffix(".part")
         part.write_text(json.dumps(outcome) + "\n", encoding="utf-8")
         part.replace(self._path(name, phase))
@@ -223,7 +179,7 @@ class Bench:
     def _path(self, name: str, phase: str) -> Path:
         return self.place / "outcomes" / f"{name}-{phase}.json"
 
-    def _kept(self, name: str, phase: str) -> dict[str, Any] | None:
+    def _kept(self, name: str, phase: str) -> Outcome | None:
         """The outcome that is there, if there is one.
 
         Raises:
@@ -233,8 +189,8 @@ class Bench:
         if not path.exists():
             return None
         outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        now = self._stamp(name, phase)
-        different = [each for each, value in now.items() if outcome["stamp"].get(each) != value]
+        stamp = self._stamp(name, phase)
+        different = [each for each, value in stamp.items() if outcome["stamp"].get(each) != value]
         if different and not (self.mixed and set(different) <= _MIXABLE):
             advice = ", or take it as it is with --mixed" if set(different) <= _MIXABLE else ""
             raise ValueError(
@@ -271,12 +227,11 @@ class Bench:
     def _draw_inputs(self) -> None:
         """The small shard, and queries with their true distances, unless they are there already."""
         run, inputs, digest = self.run, self.place / "inputs.npz", self.place / "inputs.json"
-        if not self.source.small.exists():
-            laion_like.write_shards(self.source.small, rows=run.small_rows, shards=1, seed=run.seed)
-        wanted = json.dumps([self.data, run.k, run.queries, run.query_seed, run.warm_up, dict(run.filters)])
-        wanted = hashlib.sha256(wanted.encode()).hexdigest()
+        wanted = json.dumps([self.data, run.k, run.queries, run.query_seed, run.warm_up, run.small_rows])
+        wanted = hashlib.sha256(f"{wanted} {run.filter_queries} {run.filters}".encode()).hexdigest()
         if inputs.exists() and digest.exists() and digest.read_text() == wanted:
             return
+        laion_like.write_shards(self.source.small, rows=run.small_rows, shards=1, seed=run.seed)
         drawn = {
             "text": laion_like.text_queries(run.warm_up + run.queries, run.query_seed),
             "image": laion_like.image_queries(run.warm_up + run.queries, run.query_seed),
@@ -332,88 +287,6 @@ def sources_digest(root: Path, *, ours: bool) -> str:
     return digest.hexdigest()
 
 
-def describe(run: Run, name: str, outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One system's part of the result: what its processes told, all rounds together."""
-    system, built = SYSTEMS[name], outcomes[f"{name}-build"]
-    rounds = [outcomes[f"{name}-search-{number}"] for number in range(run.rounds)]
-    efforts = []
-    for number, effort in enumerate(run.efforts[name]):
-        told = [each["told"]["efforts"][number] for each in rounds]
-        filters = {each: summed([one["filters"][each] for one in told]) for each in told[0]["filters"]}
-        kinds = {kind: summed([one[kind] for one in told]) for kind in KINDS}
-        efforts.append({"effort": dict(effort), **kinds, "filters": filters})
-    circumstances = ("phase", "commit", "dirty", "started", "ended", "load_average_before", "load_average_after")
-    return {
-        "name": name,
-        "label": system.label,
-        "note": system.note,
-        "options": run.options.get(name, {}),
-        "build": built["told"],
-        "efforts": efforts,
-        "memory": [each["told"]["memory"] for each in rounds],
-        "measured": [{each: outcome[each] for each in circumstances} for outcome in (built, *rounds)],
-    }
-
-
-def summed(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The same queries of several rounds as one: percentiles of all latencies, and the median of each round."""
-    latencies = [latency for each in rounds for latency in each["latencies_ms"]]
-    paths: dict[str, int] = {}
-    for each in rounds:
-        for path, count in each["paths"].items():
-            paths[path] = paths.get(path, 0) + count
-    return {
-        "recall": sum(each["recall"] for each in rounds) / len(rounds),
-        **latency_summary(latencies),
-        "round_p50_ms": [percentile(each["latencies_ms"], 50) for each in rounds],
-        "calls": len(latencies),
-        "paths": paths,
-    }
-
-
-def assemble(
-    bench: Bench, outcomes: Mapping[str, Mapping[str, Any]], smaller: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """The result of the run, of the outcomes of all its systems; `smaller` is that of a run of fewer rows."""
-    run = bench.run
-    with np.load(bench.place / "inputs.npz") as inputs:
-        shares = {name: float(inputs[name].mean()) for name in run.filters}
-    builds = [outcomes[f"{name}-build"]["told"]["version"] for name in run.systems if SYSTEMS[name].ours]
-    packages = dict.fromkeys((*PACKAGES, *(package for name in run.systems for package in SYSTEMS[name].packages)))
-    taken = [_seconds(outcome) for outcome in outcomes.values()]
-    result: dict[str, Any] = {
-        "run": run.name,
-        "kind": run.kind,
-        "date": _now(),
-        **facts.commit(),
-        "machine": facts.machine(),
-        "versions": facts.versions(builds[0] if builds else "not in this run", tuple(packages)),
-        "parameters": asdict(run),
-        "data": bench.data,
-        "filters": {name: {"where": run.where(name), "share": share} for name, share in shares.items()},
-        "systems": [describe(run, name, outcomes) for name in run.systems],
-        "mixed": sorted(bench.differences),
-        "process": {
-            "seconds": sum(taken),
-            "load_average_before": max(each["load_average_before"] for each in outcomes.values()),
-            "load_average_after": max(each["load_average_after"] for each in outcomes.values()),
-        },
-    }
-    result["targets"] = judged(run.targets, measured(result, smaller))
-    if smaller:
-        result["grown_from"] = {name: smaller[name] for name in ("run", "commit", "date")}
-    return result
-
-
-def smaller_result(run: Run, directories: Iterable[Path]) -> Mapping[str, Any] | None:
-    """The newest result of the run of fewer rows, in the first directory that has one."""
-    for directory in directories:
-        for _, result in newest_results(directory):
-            if run.grown_from and result["run"] == run.grown_from:
-                return result
-    return None
-
-
 def check_room(run: Run, scratch: Path) -> None:
     """Raises ValueError if `scratch` has not the room for the databases of all systems."""
     needed, free = len(run.systems) * run.rows * run.shards * _ROW_BYTES, shutil.disk_usage(scratch).free
@@ -426,15 +299,6 @@ def check_room(run: Run, scratch: Path) -> None:
 
 def _command(job: Path) -> list[str]:
     return [sys.executable, "-m", "benchmarks.index_work", str(job)]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _seconds(outcome: Mapping[str, Any]) -> float:
-    started, ended = (datetime.fromisoformat(outcome[name]) for name in ("started", "ended"))
-    return (ended - started).total_seconds()
 
 
 def main() -> None:
@@ -461,7 +325,14 @@ def main() -> None:
     out = options.out or HERE / "results"
     started = time.perf_counter()
     bench = Bench(run, data, options.scratch / run.name, mixed=options.mixed)
-    result = assemble(bench, bench.execute(), smaller_result(run, (out, HERE / "results")))
+    result = assemble(
+        run,
+        bench.execute(),
+        data=bench.data,
+        shares=bench.shares(),
+        mixed=bench.differences,
+        smaller=smaller_result(run, (out, HERE / "results")),
+    )
     say(f"wrote {write_result(result, out)} after {time.perf_counter() - started:.0f} s")
     if not options.keep:
         bench.clean()

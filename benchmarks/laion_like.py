@@ -67,7 +67,7 @@ def text_queries(count: int, seed: int) -> NDArray[np.float32]:
 
 
 def image_queries(count: int, seed: int) -> NDArray[np.float32]:
-    """`count` image embeddings of a shard of their own, as `text_queries` are: pictures the collection does not hold."""
+    """`count` image embeddings of a shard of their own, as `text_queries`: pictures the collection does not hold."""
     images, _, _, _ = _draw(count, _shard_seed(seed, 0))
     return images.astype(np.float32)
 
