@@ -46,6 +46,11 @@ def short_table(result: Result) -> str:
     )
 
 
+def plot_link(result: Result) -> str:
+    """The plot, for a page in docs."""
+    return f"![Recall against latency, by system](../benchmarks/{result['run']}.svg)\n"
+
+
 def targets_table(result: Result) -> str:
     """What was asked of the ivf index, and whether it is so."""
     run = result["parameters"]
