@@ -2,7 +2,7 @@
 
     python -m benchmarks.index_work JOB.json
 
-Prints one line of JSON when it is done. The job says all: what `build_job` and `search_job` of `indexes` wrote down.
+Prints one line of JSON when it is done. The job says all; `indexes.Bench` writes it down.
 """
 
 from __future__ import annotations

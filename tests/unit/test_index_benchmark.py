@@ -275,6 +275,16 @@ def test_what_was_asked_is_computed_from_the_curves() -> None:
     assert (unknown["name"], unknown["measured"], unknown["met"]) == ("growth", None, None)
 
 
+def test_growth_is_told_from_the_newest_result_of_the_run_of_fewer_rows(tmp_path: Path) -> None:
+    for number, date in enumerate(("2026-01-02", "2026-01-03", "2026-01-01")):
+        (tmp_path / f"{number}.json").write_text(json.dumps(_result(exact_ms=100.0 + number) | {"date": date}))
+    large = Run(**read_parameters("indexes-4m"))
+    smaller = index_result.smaller_result(large, [tmp_path / "nothing here", tmp_path])
+    assert smaller is not None
+    assert smaller["date"] == "2026-01-03"
+    assert index_result.smaller_result(RUN, [tmp_path]) is None
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
