@@ -16,7 +16,7 @@ TARGETS: Mapping[str, tuple[str, bool]] = {
     "resident_bytes": ("memory of ivf beyond the engine", False),
     "extra_disk": ("disk of ivf beyond one more copy of the vectors, as a share of it", False),
     "exact_ratio": ("exact search over ivf, p50 of text queries at the recall asked", True),
-    "hnsw_ratio": ("ivf over the HNSW, p50 of text queries at the recall asked", False),
+    "hnsw_ratio": ("ivf over the HNSW, asked in the quicker way, p50 of text queries at the recall asked", False),
     "growth": ("exact search over ivf as above, here over that in the run of fewer rows", True),
 }
 
@@ -83,7 +83,9 @@ def measured(result: Result, smaller: Result | None = None) -> dict[str, float |
     """What each target in TARGETS comes to; None where it was not measured, or the recall was not reached."""
     recall = result["parameters"]["recall"]
     ivf, hnsw = named(result, "cliphouse_ivf"), named(result, "cliphouse_hnsw")
-    ours, theirs = p50_at(ivf, "text", recall), p50_at(hnsw, "text", recall)
+    ours = p50_at(ivf, "text", recall)
+    both = [p50_at(each, "text", recall) for each in (hnsw, named(result, "tutorial_hnsw"))]
+    theirs = min((each for each in both if each), default=None)
     ratio, ratio_before = exact_ratio(result), exact_ratio(smaller) if smaller else None
     return {
         "build_ratio": hnsw["build"]["build_seconds"] / ivf["build"]["build_seconds"] if hnsw and ivf else None,

@@ -16,6 +16,7 @@ _COLOURS = {
     "cliphouse_ivf": OURS,
     "cliphouse_exact": OURS,
     "cliphouse_hnsw": "#7fb3cc",
+    "tutorial_hnsw": "#b6bec7",
     "lancedb_hnsw": "#a0671b",
     "lancedb_rq": "#d9a860",
     "faiss_ivf": "#9b3d5c",

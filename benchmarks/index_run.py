@@ -52,6 +52,8 @@ class Run:
             raise ValueError(f"this measures runs of the kind 'indexes', not {self.kind!r}")
         if unknown := [name for name in self.systems if name not in SYSTEMS]:
             raise ValueError(f"there is no system {', '.join(unknown)}; the systems are {', '.join(SYSTEMS)}")
+        if alone := [name for name in self.systems if SYSTEMS[name].shares not in ("", *self.systems)]:
+            raise ValueError(f"{', '.join(alone)} asks what {SYSTEMS[alone[0]].shares} builds, which is not in the run")
         if without := [name for name in self.systems if not self.efforts.get(name)]:
             raise ValueError(f"[efforts] says nothing of {', '.join(without)}")
         if unknown := [name for name in self.targets if name not in TARGETS]:

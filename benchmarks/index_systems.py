@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -91,7 +91,7 @@ class System:
     reads it in another process.
 
     `filters`: searches with a condition are measured too. `ours`: what it does follows from the sources of cliphouse.
-    `packages` are those that do the work.
+    `packages` are those that do the work. One that `shares` what another system built builds nothing itself.
     """
 
     name: str
@@ -102,6 +102,7 @@ class System:
     open: Callable[[Path, Source, int], AbstractContextManager[Opened]]
     filters: bool = False
     ours: bool = False
+    shares: str = ""
 
 
 def _build(kind: SearchPath, source: Source, place: Path, options: Options) -> Built:
@@ -148,23 +149,47 @@ def _bytes_on_disk(collection: Collection) -> int:
 @contextmanager
 def _open(kind: SearchPath, place: Path, source: Source, k: int) -> Iterator[Opened]:
     from cliphouse import Collection, SearchParams
-    from cliphouse.types import ROWS_PER_SHARD
 
     def search(vector: Vector, effort: Effort, where: str | None) -> Hits:
         options: dict[str, Any] = {"exact": True} if kind == "exact" else {"kind": kind, **effort}
         return collection.search_with(vector, params=SearchParams(k=k, where=where, **options))
-
-    def rows(hits: Hits) -> list[int]:
-        return [hit.id // ROWS_PER_SHARD * source.rows + hit.id % ROWS_PER_SHARD for hit in hits]
 
     with Collection.open(place, create=False) as collection:
         small = Collection(collection.engine, _SMALL)
         yield Opened(
             small=lambda vector: small.search(vector, k=k, exact=True),
             search=search,
-            rows=rows,
+            rows=lambda hits: [_row_number(hit.id, source) for hit in hits],
             path=lambda hits: str(hits.plan.path),
         )
+
+
+@contextmanager
+def _open_tutorial(place: Path, source: Source, k: int) -> Iterator[Opened]:
+    """The tutorial's statement, which rescores nothing, on the collection with the tutorial's index."""
+    from cliphouse import Collection, Query
+
+    def search(vector: Vector, effort: Effort, _: str | None = None) -> Sequence[tuple[Any, ...]]:
+        sql = (
+            "SELECT id, url, caption FROM laion ORDER BY cosineDistance(image_embedding, {target:Array(Float32)})\n"
+            f"LIMIT {k} SETTINGS vector_search_with_rescoring = 0, "
+            f"hnsw_candidate_list_size_for_search = {effort['ef_search']}"
+        )
+        return collection.engine.query(Query(sql=sql, parameters={"target": vector.tolist()})).rows
+
+    with Collection.open(place, create=False) as collection:
+        small = Collection(collection.engine, _SMALL)
+        yield Opened(
+            small=lambda vector: small.search(vector, k=k, exact=True),
+            search=search,
+            rows=lambda found: [_row_number(row[0], source) for row in found],
+        )
+
+
+def _row_number(identity: int, source: Source) -> int:
+    from cliphouse.types import ROWS_PER_SHARD
+
+    return identity // ROWS_PER_SHARD * source.rows + identity % ROWS_PER_SHARD
 
 
 def _cliphouse(kind: SearchPath, label: str, note: str) -> System:
@@ -180,14 +205,24 @@ def _cliphouse(kind: SearchPath, label: str, note: str) -> System:
     )
 
 
+_HNSW = _cliphouse(
+    "hnsw",
+    "cliphouse hnsw",
+    "the tutorial's index, `Collection.build_index(config=IndexConfig())`: bf16, M 64, ef_construction 256",
+)
 OURS = (
     _cliphouse("exact", "cliphouse exact", "`Collection.search(vector, exact=True)`, vectors as bfloat16: every row"),
     _cliphouse(
         "ivf", "cliphouse ivf", "`Collection.build_index(config=IvfConfig())`: inverted lists in tables, on disk"
     ),
-    _cliphouse(
-        "hnsw",
-        "ClickHouse HNSW",
-        "the tutorial's index, `Collection.build_index(config=IndexConfig())`: bf16, M 64, ef_construction 256",
+    _HNSW,
+    replace(
+        _HNSW,
+        name="tutorial_hnsw",
+        label="ClickHouse HNSW",
+        note="the same index and engine, asked with the tutorial's statement: distances of the index, nothing rescored",
+        open=_open_tutorial,
+        filters=False,
+        shares=_HNSW.name,
     ),
 )

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +105,17 @@ class Bench:
 
     def _built(self, name: str) -> Outcome:
         """Build a system, unless it was and is there, or all its searches were made."""
-        database = self.place / "databases" / name
-        searches = [self._kept(name, phase) for phase in self._phases[1:]]
+        if shared := SYSTEMS[name].shares:
+            return self._built(shared)
+        database = self._database(name)
+        asked = [each for each in self.run.systems if name in (each, SYSTEMS[each].shares)]
+        searches = [self._kept(each, phase) for each in asked for phase in self._phases[1:]]
         kept = self._kept(name, "build")
         if kept and (database.exists() or all(searches)):
             return kept
         shutil.rmtree(database, ignore_errors=True)
-        for phase in self._phases:
-            self._path(name, phase).unlink(missing_ok=True)
+        for each, phase in product(asked, self._phases):
+            self._path(each, phase).unlink(missing_ok=True)
         say(f"building {name}")
         told = {"place": str(database), "options": self.run.options.get(name, {})}
         return self._measure(name, "build", told, self._watched)
@@ -121,7 +125,7 @@ class Bench:
         if kept := self._kept(name, f"search-{number}"):
             return kept
         say(f"round {number + 1} of {self.run.rounds}: {name}")
-        database = self.place / "databases" / name
+        database = self._database(name)
         for path in database.rglob("*"):
             if path.is_file():
                 read_through(path)
@@ -175,6 +179,9 @@ class Bench:
             raise RuntimeError(f"{job.stem} failed with {done.returncode}: {' '.join(done.stderr.splitlines()[-3:])}")
         told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return told
+
+    def _database(self, name: str) -> Path:
+        return self.place / "databases" / (SYSTEMS[name].shares or name)
 
     def _path(self, name: str, phase: str) -> Path:
         return self.place / "outcomes" / f"{name}-{phase}.json"
@@ -289,10 +296,11 @@ def sources_digest(root: Path, *, ours: bool) -> str:
 
 def check_room(run: Run, scratch: Path) -> None:
     """Raises ValueError if `scratch` has not the room for the databases of all systems."""
-    needed, free = len(run.systems) * run.rows * run.shards * _ROW_BYTES, shutil.disk_usage(scratch).free
+    systems = [name for name in run.systems if not SYSTEMS[name].shares]
+    needed, free = len(systems) * run.rows * run.shards * _ROW_BYTES, shutil.disk_usage(scratch).free
     if free < needed:
         raise ValueError(
-            f"{scratch} has {free / 1e9:.1f} GB free, and {len(run.systems)} systems need {needed / 1e9:.1f} GB; "
+            f"{scratch} has {free / 1e9:.1f} GB free, and {len(systems)} systems need {needed / 1e9:.1f} GB; "
             "choose another disk with --scratch"
         )
 

@@ -75,6 +75,7 @@ def test_a_run_that_cannot_be_is_refused() -> None:
     for change, message in (
         ({"kind": "loading"}, "not 'loading'"),
         ({"systems": ["annoy"]}, "no system annoy"),
+        ({"systems": ["tutorial_hnsw"]}, "asks what cliphouse_hnsw builds"),
         ({"efforts": {}}, "says nothing of cliphouse_exact"),
         ({"targets": {"beauty": 1}}, "no target beauty"),
         ({"query_seed": 1}, "query_seed must differ"),
@@ -151,9 +152,11 @@ def _carried_out(run: Run, shard: Path, place: Path, **more: Any) -> dict[str, A
 
 @linux
 def test_a_small_run_goes_on_where_it_stopped(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = replace(RUN, systems=("cliphouse_hnsw",), rounds=1)
+    run = replace(RUN, systems=("cliphouse_hnsw", "tutorial_hnsw"), rounds=1)
     result = json.loads(json.dumps(_carried_out(run, shard, tmp_path)))
-    (system,) = result["systems"]
+    system, tutorial = result["systems"]
+    assert tutorial["build"] == system["build"], "it is the same index"
+    assert tutorial["efforts"][1]["text"]["recall"] == pytest.approx(system["efforts"][1]["text"]["recall"], abs=0.05)
     low, high = (effort["text"] for effort in system["efforts"])
     assert low["recall"] < high["recall"] > 0.8
     assert high["paths"] == {"hnsw": run.queries}
@@ -178,7 +181,10 @@ def test_a_small_run_goes_on_where_it_stopped(shard: Path, tmp_path: Path, monke
     with pytest.raises(ValueError, match=r"with other sources; .* --mixed"):
         _carried_out(run, shard, tmp_path)
     mixed = _carried_out(run, shard, tmp_path, mixed=True)["mixed"]
-    assert mixed == ["cliphouse_hnsw-build: other sources", "cliphouse_hnsw-search-0: other sources"]
+    assert mixed == [
+        f"{each}: other sources"
+        for each in ("cliphouse_hnsw-build", "cliphouse_hnsw-search-0", "tutorial_hnsw-search-0")
+    ]
 
 
 @linux
@@ -237,6 +243,7 @@ def _result(*, exact_ms: float = 100.0, name: str = "indexes-1m", smaller: Any =
         _system("cliphouse_ivf", ivf, 100.0, index_bytes=1_100_000_000, beside_bytes=1_100_000_000),
         _system("cliphouse_exact", [({}, 0.99, exact_ms)], 0.0),
         _system("cliphouse_hnsw", [({"ef_search": 64}, 0.9, 8.0), ({"ef_search": 256}, 0.99, 20.0)], 1500.0),
+        _system("tutorial_hnsw", [({"ef_search": 64}, 0.9, 6.0), ({"ef_search": 256}, 0.98, 22.0)], 1500.0),
         _system("faiss_hnsw", [({"ef": 64}, 0.9, 2.0), ({"ef": 256}, 0.94, 3.0)], 600.0, beside_bytes=200_000_000),
     ]
     result: dict[str, Any] = {
@@ -312,8 +319,8 @@ def test_a_result_becomes_a_section_and_tables_in_a_page(project: Path) -> None:
     assert "| faiss HNSW | not reached | 2.00 ms | 10 min | 500.0 MB | 200.0 MB |" in tables
     assert "| build of the HNSW, over that of ivf | at least 10 | 15 | yes |" in tables
     assert "| memory of ivf beyond the engine | at most 64.0 MB | 50.0 MB | yes |" in tables
-    assert "| build | cliphouse ivf, 100 s | 100 s | 1 of 3 | 1.0 times the least |" in tables
-    assert "| text query | cliphouse ivf, 10.0 ms | 10.0 ms | 1 of 3 |" in tables
+    assert "| build | cliphouse ivf, 100 s | 100 s | 1 of 4 | 1.0 times the least |" in tables
+    assert "| text query | cliphouse ivf, 10.0 ms | 10.0 ms | 1 of 4 |" in tables
     assert "| image query | faiss HNSW, 2.00 ms |" in tables
     assert "| cliphouse ivf | nprobe 64 | 1 % | 1.000 | 20.0 ms | 40.0 ms | exact 75%, ivf 25% |" in tables
     assert "nprobe 512" not in tables
