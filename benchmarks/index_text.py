@@ -84,7 +84,7 @@ def standing_table(result: Result) -> str:
         place = f"{1 + sum(value < mine for value, _ in order)} of {len(indexes)}" if mine is not None else "-"
         least = f"{order[0][1]}, {_measure(name, order[0][0])}" if order else _NOT_REACHED
         ratio = f"{mine / order[0][0]:.1f} times the least" if mine is not None and order[0][0] > 0 else "-"
-        rows.append((name, least, _measure(name, mine), place, ratio))
+        rows.append((name, least, _measure(name, mine) if ours else "-", place, ratio))
     return (
         table(("measure", "least", "cliphouse ivf", "place", "that is"), rows)
         + f"\nAmong the systems with an index; queries at recall {recall:g}, the median; disk is what is there beside "
