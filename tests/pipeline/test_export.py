@@ -181,6 +181,8 @@ def test_the_command_writes_files_and_streams(
     assert "wrote 8 rows" in cliphouse("export", tmp_path / "b", "--format", "npy", "--shards", "0", "--db", place).out
     assert cliphouse("export", tmp_path / "b", "--format", "npy", "--shards", "0", "--db", place).code == 2
     assert cliphouse("export", tmp_path / "c.parquet", "--db", place).code == 2
+    empty = cliphouse("export", tmp_path / "c.parquet", "--where", " ", "--db", place)
+    assert (empty.code, "--where is empty" in empty.err, "delete" in empty.err) == (2, True, False)
     command = [sys.executable, "-m", "cliphouse", "export", "-", "--where", "id < 3", "--db", str(place)]
     shown = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     assert pq.read_table(io.BytesIO(shown.stdout)).column("id").to_pylist() == [0, 1, 2]
