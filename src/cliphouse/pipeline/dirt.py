@@ -25,9 +25,9 @@ from cliphouse.vectors import MAX_LENGTH, MIN_LENGTH, bfloat16_words, row_length
 _UNIT_TOLERANCE = 0.01
 #: A cosine is never larger than 1; that of rounded vectors can seem so.
 _LARGEST_SIMILARITY = 1.01
-_TAGS = pa.array([b"UNLIKELY", b"UNSURE", b"NSFW"], pa.large_binary())
 #: LAION's word for a picture that nobody judged.
 _UNTAGGED = pa.scalar(b"UNTAGGED", pa.large_binary())
+_TAGS = pa.array([b"UNLIKELY", b"UNSURE", b"NSFW", b"UNTAGGED", b""], pa.large_binary())
 #: What LAION writes for a licence that nobody knows.
 _NO_LICENSE = pa.array([b"?", b""], pa.large_binary())
 _NOTHING = pa.scalar(b"", pa.large_binary())
@@ -95,9 +95,10 @@ class Cleaner:
         for name in ("url", "caption"):
             if name in metadata:
                 metadata[name] = _text(metadata[name])
-                found.judge(name, _mask(pc.equal(metadata[name], _NOTHING)))
+                found.judge_missing(name, _mask(pc.equal(metadata[name], _NOTHING)))
         if "NSFW" in metadata:
             tags = _text(metadata["NSFW"])
+            found.judge_missing("nsfw", _mask(metadata["NSFW"].is_null()))
             found.judge("nsfw", ~_mask(pc.is_in(tags, _TAGS)))
             metadata["NSFW"] = pc.if_else(pc.equal(tags, _NOTHING), _UNTAGGED, tags)
         if "license" in metadata:
@@ -129,7 +130,9 @@ class Cleaner:
             values[bad] = _cosines(rows.image[bad], rows.text[bad])
             bad = ~np.isfinite(values)
         if "similarity" in metadata:
-            found.judge("similarity", bad)
+            missing = _mask(metadata["similarity"].is_null())
+            found.judge_missing("similarity", bad & missing)
+            found.judge("similarity", bad & ~missing)
         metadata["similarity"] = pa.array(values, pa.float32(), mask=bad)
 
 
@@ -173,6 +176,13 @@ class _Findings:
             self.leave_out(kind, rows)
         else:
             self._tally.kept[kind] += int(np.count_nonzero(rows))
+
+    def judge_missing(self, kind: RowKind, rows: NDArray[np.bool_]) -> None:
+        """The same for rows that lack something. In a shard of ours that is in order, unless a policy was given for it:
+        a picture of yours has no url or tag, and need not have a caption.
+        """
+        if not self._shard.ours or self._options.policy(kind) != "keep":
+            self.judge(kind, rows)
 
     def _fail(self, kind: RowKind, at: int) -> None:
         row, number = int(self._rows.numbers[at]), self._shard.number

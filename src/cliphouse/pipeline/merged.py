@@ -51,6 +51,8 @@ _Lengths = Counter[tuple[str, bool]]
 class ParquetShard:
     """One parquet file. A row whose embedding is no list of `dim` numbers comes as a row of NaN in its place."""
 
+    ours = False  # an export tells of itself in a folder of npy files alone
+
     def __init__(self, shard: MergedShard, facts: _Facts, columns: Mapping[str, str]) -> None:
         self.shard = shard
         self.number, self.source = shard.number, shard.source
