@@ -87,7 +87,7 @@ class Cleaner:
             self.tally.deleted += int(np.count_nonzero(found.out))
         if self._denied is not None:
             found.leave_out("denied", self._denied.rows(rows.metadata, len(rows.numbers)))
-        image, text = self._vectors(rows.image), None if rows.text is None else self._vectors(rows.text)
+        image, text = self._vectors(rows.image), None if rows.text is None else self._vectors(rows.text, rows.textless)
         columns = [each for each in (image, text) if each is not None]
         found.judge("vector", np.logical_or.reduce([each.bad for each in columns]))
         found.judge("norm", np.logical_or.reduce([each.not_unit for each in columns]))
@@ -109,11 +109,11 @@ class Cleaner:
         self.tally.gaps += int(np.count_nonzero(image.bad & ~found.out))
         return _select(~found.out, rows.numbers, image.vectors(), text.vectors() if text else None, metadata)
 
-    def _vectors(self, raw: NDArray[np.floating]) -> _Measured:
+    def _vectors(self, raw: NDArray[np.floating], absent: NDArray[np.bool_] | None = None) -> _Measured:
         if self._storage == "bfloat16":
-            return _Measured(bfloat16_words(raw))
+            return _Measured(bfloat16_words(raw), absent)
         with np.errstate(over="ignore"):  # becomes infinite, and is found by its length
-            return _Measured(np.ascontiguousarray(raw, np.float32))
+            return _Measured(np.ascontiguousarray(raw, np.float32), absent)
 
     def _similarity(self, metadata: dict[str, pa.Array], rows: Rows, found: _Findings) -> None:
         """Null where it is missing or no cosine, or computed again from the two vectors, if that was asked for."""
@@ -137,18 +137,21 @@ class Cleaner:
 
 
 class _Measured:
-    """Vectors as they are stored, and what their lengths tell."""
+    """Vectors as they are stored, and what their lengths tell; those that are `absent` are stored as empty ones."""
 
-    def __init__(self, stored: NDArray[np.uint16] | NDArray[np.float32]) -> None:
+    def __init__(
+        self, stored: NDArray[np.uint16] | NDArray[np.float32], absent: NDArray[np.bool_] | None = None
+    ) -> None:
         self._stored = stored
         lengths = row_lengths(stored)
         usable = (lengths > MIN_LENGTH) & (lengths < MAX_LENGTH)  # false for NaN too
-        self.bad = ~usable
+        self._empty = ~usable
+        self.bad = self._empty if absent is None else self._empty & ~absent
         self.not_unit = usable & (np.abs(lengths - 1) > _UNIT_TOLERANCE)
 
     def vectors(self) -> Vectors:
         """For the batch."""
-        return Vectors(self._stored, self.bad if self.bad.any() else None)
+        return Vectors(self._stored, self._empty if self._empty.any() else None)
 
 
 class _Findings:
