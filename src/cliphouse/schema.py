@@ -59,7 +59,7 @@ def identifier(name: str) -> str:
 
 
 #: What the tables beside a collection end in: no collection may be called so.
-_BESIDE = re.compile(r"_(shards|deleted|denied|truth)|_loading_\d+.*")
+_BESIDE = re.compile(r"_(shards|deleted|denied|truth|indexes)|_(loading_\d+|(image|text)_ivf_).*")
 #: Room for what is put behind the name of a collection.
 _LONGEST_NAME = 90
 
