@@ -186,11 +186,12 @@ class _Evaluator:
             )
             stream.vectors(self._engine, self._info, column, blocks.append, where=f"id IN ({picked})")
             if blocks:
-                ids = np.concatenate([block.ids for block in blocks])
-                ids, places = np.unique(ids, return_index=True)
-                vectors = np.concatenate([block.vectors for block in blocks])[places]
+                ids, places = np.unique(np.concatenate([block.ids for block in blocks]), return_index=True)
+                # In no order of rows, so that the first of them stand for all where time is short.
+                order = np.random.default_rng(seed).permutation(len(ids))
+                vectors = np.concatenate([block.vectors for block in blocks])[places[order]]
                 key = f"{rows} rows, seed {seed}"
-                found.append(QuerySet(origin=origin, key=key, vectors=vectors, rows=ids))
+                found.append(QuerySet(origin=origin, key=key, vectors=vectors, rows=ids[order]))
         return found
 
     def filters(self) -> list[Filter]:

@@ -51,14 +51,14 @@ _DEFAULTS = EvaluationOptions()
     help="Which embedding is searched.",
 )
 @click.option(
-    "--filters/--no-filters",
-    default=True,
-    show_default=True,
-    help="Whether to measure also under filters that leave 50 %, 10 %, 1 % and 0.1 % of the rows.",
+    "--no-filters", is_flag=True, help="Leave out the filters that keep 50 %, 10 %, 1 % and 0.1 % of the rows."
 )
 @click.option("--where", metavar="SQL", help='Measure under this condition too, for example "width >= 1024".')
 @click.option(
-    "--seconds", default=_DEFAULTS.seconds, show_default=True, help="Time for each line of the table, and client count."
+    "--seconds",
+    default=_DEFAULTS.seconds,
+    show_default=True,
+    help="Time for a line of the table, and again for its clients.",
 )
 @click.option("--clients", default=_DEFAULTS.clients, show_default=True, help="Clients that ask at once, besides one.")
 @click.option("--seed", default=_DEFAULTS.seed, show_default=True, help="Another seed samples other rows.")
@@ -82,7 +82,7 @@ def evaluate(
     sample: int | None,
     k: int,
     column: Modality,
-    filters: bool,
+    no_filters: bool,
     where: str | None,
     seconds: float,
     clients: int,
@@ -121,7 +121,7 @@ def evaluate(
         sample=sample,
         k=k,
         column=column,
-        filters=filters,
+        filters=not no_filters,
         where=where,
         seconds=seconds,
         clients=clients,
