@@ -342,7 +342,7 @@ def test_a_server_that_packs_what_it_sends(shelf: Shelf, out: Path) -> None:
 def test_what_cannot_fit_is_said_before_it_begins(shelf: Shelf, out: Path, cliphouse: Callable[..., Outcome]) -> None:
     shelf.behave[IMAGE] = Behaviour(lie=2**60)
     with pytest.raises(
-        NotEnoughSpace, match=r"shards 0 needs about 1,073,741,824\.\d GiB in .*GiB are free; make room"
+        NotEnoughSpace, match=r"shards 0 needs about 1,048,576\.\d\d TiB in .*[GT]iB are free; make room"
     ):
         cliphouse_download(out, shelf)
     assert files(out) == {}

@@ -93,7 +93,7 @@ def test_rows_without_a_text_embedding_go_out_and_come_back(tmp_path: Path) -> N
         assert len(again.search("red car", k=20)) == 10
         assert {hit.id % 100 for hit in again.search("red car", k=20, column="text")} == set(range(5))
         assert again.verify(tmp_path / "7.parquet").same
-        again.delete(where="row >= 5", purge=True)
+        again.delete(where="row >= 5")
         again.build_index("text", IndexConfig(m=16, ef_construction=64))
         again.export(tmp_path / "8.parquet", where="true")
         assert again.load(tmp_path / "8.parquet").rows == 5
