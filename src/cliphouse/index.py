@@ -112,7 +112,10 @@ def build(
     if rows == 0:
         raise UsageError(f"collection {info.name!r} has no rows to index; load some first")
     if empty:
-        raise UsageError(f"{empty} of {rows} rows have no {column}, and an index needs one in every row")
+        raise UsageError(
+            f"{empty} of {rows} rows have no {column}, and an index needs one in every row; delete those first: "
+            f'cliphouse delete --where "empty({column})" --purge'
+        )
     others = sum(found.memory_bytes for other, found in indexes.items() if other != column)
     check_memory(engine, estimate_bytes(config, rows=rows, dim=info.dim), rows, others)
     parts = _parts(engine, info.name)

@@ -56,7 +56,7 @@ def by_condition(engine: Engine, info: CollectionInfo, where: str) -> list[Selec
         InvalidFilter: it is not one expression, or fails.
     """
     if not where.strip():
-        raise UsageError("the condition is empty; to delete every row write: true")
+        raise UsageError("the condition is empty; for every row write: true")
     if not is_closed(where):
         raise InvalidFilter(where, "its parentheses do not match, or it is more than one expression")
     try:
