@@ -43,7 +43,7 @@ _CACHED = (
 #: large that most of the time goes to making room for them in memory.
 _FEW_ROWS = (
     "max_block_size = 2048",
-    "merge_tree_min_rows_for_concurrent_read = 8192",
+    "merge_tree_min_rows_for_concurrent_read = 16384",
     "merge_tree_min_bytes_for_concurrent_read = 1000000",
     # Straight from the page cache, checksums checked: reading would copy every byte once more.
     "local_filesystem_read_method = 'mmap'",
@@ -185,7 +185,8 @@ def by_lists(
             f"FROM {identifier(table)}\nWHERE {' AND '.join(given)}\nORDER BY distance, id\n"
         )
 
-    sql = nearest(lists, "cluster IN {probes:Array(UInt32)}", within)
+    # A hint: granules are chosen by it, and their rows that belong to other clusters are as good as any.
+    sql = nearest(lists, "indexHint(cluster IN {probes:Array(UInt32)})", within)
     if tail:
         reach = f"LIMIT {params.offset + params.k}"
         newer = nearest(info.name, tail, f"notEmpty({vectors})")
