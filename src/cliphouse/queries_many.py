@@ -1,0 +1,39 @@
+"""The SQL of many searches in one pass, as pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cliphouse.queries import _CACHED, _list, _where, _with_settings, selected
+from cliphouse.schema import identifier
+from cliphouse.types import CollectionInfo, Query, SearchParams
+
+#: Rows of a block: few enough for a core's own cache, where the bytes are read again and again.
+_BLOCK_ROWS = 1_024
+#: Ids in one statement, which may travel in a URL.
+IDS_AT_A_TIME = 4_000
+
+
+def stream(info: CollectionInfo, params: SearchParams, *, cached: bool) -> str:
+    """Ids and embeddings of all rows that may be found, in whatever order they are read; with `cached`, see `exact`."""
+    sql = (
+        f"SELECT toInt64(id), {identifier(params.embedding_column)}\n"
+        f"FROM {identifier(info.name)}\n{_where(info, params)}".rstrip()
+    )
+    # One thread reads, and others multiply; with more, blocks would wait in memory for their turn.
+    settings = (f"max_block_size = {_BLOCK_ROWS}", "max_threads = 1", *(_CACHED if cached else ()))
+    return _with_settings(sql, *settings)
+
+
+def rows(info: CollectionInfo, params: SearchParams, ids: Sequence[int]) -> Query:
+    """What a search returns of these rows, but for the distance; of an id that is there twice, twice."""
+    sql = (
+        f"SELECT {_list(selected(params))}\nFROM {identifier(info.name)}\n"
+        "PREWHERE id IN {ids:Array(Int64)}"
+    )
+    return Query(sql=sql, parameters={"ids": list(ids)})
+
+
+def count(info: CollectionInfo) -> Query:
+    """How many rows there are."""
+    return Query(sql=f"SELECT count() FROM {identifier(info.name)}")
