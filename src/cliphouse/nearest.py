@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cliphouse.types import Storage
-from cliphouse.vectors import DISTANCE_TOLERANCE, bfloat16_words, row_lengths, rounding_error
+from cliphouse.vectors import DISTANCE_TOLERANCE, bfloat16_words, rounding_error, row_lengths
 
 Vectors = NDArray[np.uint16] | NDArray[np.float32]
 Distances = NDArray[np.float32]
@@ -45,7 +46,7 @@ class Nearest:
             worst = np.partition(estimates, self._count - 1, axis=0)[self._count - 1]
             limits = np.fmin(limits, worst + 2 * self._errors)
         # Not "<=": a row without a direction has no distance, and is the last of all.
-        rows, queries = np.nonzero(~(estimates > limits))
+        rows, queries = np.divmod(np.flatnonzero(~(estimates > limits)), len(limits))
         if not len(rows):
             return
         distances = np.empty(len(rows), np.float32)
@@ -88,7 +89,7 @@ class Nearest:
 
 def _widened(vectors: Vectors) -> NDArray[np.float32]:
     if vectors.dtype == np.float32:
-        return vectors
+        return cast("NDArray[np.float32]", vectors)
     return (vectors.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 

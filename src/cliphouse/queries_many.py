@@ -8,8 +8,6 @@ from cliphouse.queries import _CACHED, _list, _where, _with_settings, selected
 from cliphouse.schema import identifier
 from cliphouse.types import CollectionInfo, Query, SearchParams
 
-#: Rows of a block: few enough for a core's own cache, where the bytes are read again and again.
-_BLOCK_ROWS = 1_024
 #: Ids in one statement, which may travel in a URL.
 IDS_AT_A_TIME = 4_000
 
@@ -20,18 +18,14 @@ def stream(info: CollectionInfo, params: SearchParams, *, cached: bool) -> str:
         f"SELECT toInt64(id), {identifier(params.embedding_column)}\n"
         f"FROM {identifier(info.name)}\n{_where(info, params)}".rstrip()
     )
-    # One thread reads, and others multiply; with more, blocks would wait in memory for their turn.
-    settings = (f"max_block_size = {_BLOCK_ROWS}", "max_threads = 1", *(_CACHED if cached else ()))
-    return _with_settings(sql, *settings)
+    # One thread reads while others multiply; with more, blocks would wait in memory for their turn.
+    return _with_settings(sql, "max_threads = 1", *(_CACHED if cached else ()))
 
 
-def rows(info: CollectionInfo, params: SearchParams, ids: Sequence[int]) -> Query:
+def rows(info: CollectionInfo, params: SearchParams, ids: Sequence[int], *, cached: bool) -> Query:
     """What a search returns of these rows, but for the distance; of an id that is there twice, twice."""
-    sql = (
-        f"SELECT {_list(selected(params))}\nFROM {identifier(info.name)}\n"
-        "PREWHERE id IN {ids:Array(Int64)}"
-    )
-    return Query(sql=sql, parameters={"ids": list(ids)})
+    sql = f"SELECT {_list(selected(params))}\nFROM {identifier(info.name)}\nPREWHERE id IN {{ids:Array(Int64)}}"
+    return Query(sql=_with_settings(sql, *_CACHED) if cached else sql, parameters={"ids": list(ids)})
 
 
 def count(info: CollectionInfo) -> Query:

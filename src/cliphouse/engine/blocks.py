@@ -8,7 +8,7 @@ takes longer than reading the column: here the arrays lie over the engine's own 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
@@ -24,7 +24,7 @@ from cliphouse.types import literal
 #: What is read of a server's answer at a time.
 _PIECE_BYTES = 2**20
 #: How an element of an embedding arrives: bfloat16 as its 16-bit words.
-_ELEMENTS = {"Array(BFloat16)": np.dtype("<u2"), "Array(Float32)": np.dtype("<f4")}
+_ELEMENTS: Mapping[str, np.dtype[Any]] = {"Array(BFloat16)": np.dtype("<u2"), "Array(Float32)": np.dtype("<f4")}
 _CODE, _NAME = re.compile(r"Code: (\d+)"), re.compile(r"\(([A-Z][A-Z0-9_]{2,})\)\s*$")
 
 #: Bytes, and what must stay alive as long as they are read.
@@ -65,7 +65,8 @@ def opened(connection: Connection, location: object, sql: str, dim: int) -> Iter
 def _embedded(location: EmbeddedLocation, mark: str, sql: str) -> Iterator[Iterator[_Piece]]:
     import chdb
 
-    handle = chdb.connect(str(location.path or ":memory:"))  # of its own: the driver's would be blocked
+    connect: Any = chdb.connect
+    handle = connect(str(location.path or ":memory:"))  # of its own: the driver's would be blocked
     try:
         handle.query(f"SET log_comment = {literal(mark)}")  # `Engine.cancel` finds it by this
         answer = handle.send_query(sql, "Native")
