@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-crash test-oracle check bench bench-encoders bench-load report clean
+.PHONY: demo test test-crash test-oracle check bench bench-encoders bench-load bench-many report clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -35,6 +35,9 @@ bench-encoders: $(VENV)/oracle
 
 bench-load: $(VENV)/bench
 	$(BIN)/python -m benchmarks.loading
+
+bench-many: $(VENV)/bench
+	$(BIN)/python -m benchmarks.exact
 
 report: $(VENV)/bench
 	$(BIN)/python -m benchmarks.report
