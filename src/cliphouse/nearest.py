@@ -94,7 +94,7 @@ def _widened(vectors: Vectors) -> NDArray[np.float32]:
 
 
 def _bfloat16(targets: NDArray[np.float32]) -> Callable[[Vectors], Distances]:
-    """Cosine distances of rows of bfloat16 to the rounded targets: twice as fast as widening both would be."""
+    """Cosine distances of rows of bfloat16 to the rounded targets: without widening them."""
     import numkong
 
     words = bfloat16_words(targets)
