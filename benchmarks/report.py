@@ -19,13 +19,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoder_text, index_text, loading_text, text
+from benchmarks import encoder_text, exact_text, index_text, loading_text, text
 
 ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"(<!-- benchmark:([\w-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 #: What renders a result, by its kind; a result that names none is of a search.
-_TEXTS: Mapping[str, Any] = {"search": text, "encoders": encoder_text, "loading": loading_text, "indexes": index_text}
+_TEXTS: Mapping[str, Any] = {
+    "search": text,
+    "encoders": encoder_text,
+    "exact": exact_text,
+    "loading": loading_text,
+    "indexes": index_text,
+}
 #: Tables besides the short one, by the kind of the result, and what their marks add to the run's name.
 _FURTHER: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "loading": {"plan": loading_text.plan_table},
@@ -128,11 +134,12 @@ def main() -> int:
     if not results:
         print("there are no results to report; run python -m benchmarks.run", file=sys.stderr)
         return 1
-    from benchmarks import encoder_plot, index_plot, loading_plot, plot  # --check must not need matplotlib
+    from benchmarks import encoder_plot, exact_plot, index_plot, loading_plot, plot  # --check must not need matplotlib
 
     draw = {
         "search": plot.draw,
         "encoders": encoder_plot.draw,
+        "exact": exact_plot.draw,
         "loading": loading_plot.draw,
         "indexes": index_plot.draw,
     }

@@ -51,7 +51,8 @@ def create_notes(collection: str) -> str:
     """A note about an index: a newer one of its column, kind and topic replaces an older. Each insert is fsynced."""
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(notes_name(collection))}\n(\n"
-        "    `column` LowCardinality(String),\n    `kind` LowCardinality(String),\n    `topic` LowCardinality(String),\n"
+        "    `column` LowCardinality(String),\n    `kind` LowCardinality(String),\n"
+        "    `topic` LowCardinality(String),\n"
         "    `note` String,\n    `noted_at` DateTime64(6) DEFAULT now64(6)\n)\n"
         "ENGINE = ReplacingMergeTree(noted_at)\nORDER BY (column, kind, topic)\n"
         "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
@@ -83,10 +84,11 @@ def copied(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
 
 
 def create_clusters(table: str) -> str:
-    """The clusters: a centroid is the mean of unit vectors, `radius` how far from it its rows lie (root mean square)."""
+    """The clusters: a centroid is a mean of unit vectors, `radius` how far from it its rows lie (root mean square)."""
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(table)}\n(\n"
-        "    `cluster` UInt32,\n    `centroid` Array(Float32) CODEC(NONE),\n    `radius` Float32,\n    `rows` UInt64\n)\n"
+        "    `cluster` UInt32,\n    `centroid` Array(Float32) CODEC(NONE),\n"
+        "    `radius` Float32,\n    `rows` UInt64\n)\n"
         "ENGINE = MergeTree\nORDER BY cluster"
     )
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
+from cliphouse.engine.blocks import Block, opened
 from cliphouse.engine.connection import Connection
 from cliphouse.engine.embedded import (
     directory_holder,
@@ -102,6 +103,18 @@ class Engine:
             return Result(tuple(answer.column_names), [tuple(row) for row in answer.result_rows])
 
         return self._call(work, sql=query.sql)
+
+    @contextmanager
+    def blocks(self, sql: str, dim: int) -> Iterator[Iterator[Block]]:
+        """The ids and embeddings that `sql` selects, block by block, without a copy where the engine is embedded.
+
+        To be read by one thread at a time, which may change from block to block; leaving early ends the query.
+        """
+        try:
+            with self._borrowed() as connection, opened(connection, self.location, sql, dim) as found:
+                yield found
+        except DriverError as error:
+            raise map_error(error, self.location, sql) from error
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement for its effect."""

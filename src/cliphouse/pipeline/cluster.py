@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,8 @@ def build(
     total = sum(each.rows for each in ivf.facts(engine, info.name, ivf.with_embedding(column)).values())
     if total < MIN_ROWS:
         raise UsageError(
-            f"{total:,} rows with {column} are too few for an ivf index ({MIN_ROWS:,} at least); exact search is as fast"
+            f"{total:,} rows with {column} are too few for an ivf index, which wants {MIN_ROWS:,}; "
+            "searching them exactly is as fast"
         )
     if serving and config.nlist not in (0, serving.build.nlist):
         raise UsageError(
@@ -154,14 +156,15 @@ class _Job:
         wrong = ivf.coverage(self._engine, self._info, self._column, self._lists)
         if wrong.within is not None:
             self._engine.command(
-                f"DELETE FROM {identifier(self._lists)} WHERE NOT ({wrong.within}) SETTINGS lightweight_deletes_sync = 2"
+                f"DELETE FROM {identifier(self._lists)} WHERE NOT ({wrong.within})\n"
+                "SETTINGS lightweight_deletes_sync = 2"
             )
         if wrong.tail is None:
             return
         self._copy(list(self._segments(wrong.tail)), Assigner(serving.centroids), summary)
         self._store(summary.clusters())
 
-    # -- rows -----------------------------------------------------------------------------------------------------------
+    # -- rows ---------------------------------------------------------------------------------------------------------
 
     def _sample(self, nlist: int, total: int) -> NDArray[np.float32]:
         """Unit vectors of rows taken evenly from the whole collection, by a hash of their ids."""
@@ -189,7 +192,7 @@ class _Job:
         ).values():
             pieces = -(-each.rows // _SEGMENT_ROWS)
             bounds = np.linspace(each.first, each.last + 1, pieces + 1).astype(np.int64).tolist()
-            for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+            for first, end in pairwise(bounds):
                 yield _Segment(first, end - 1, each.rows // pieces)
 
     def _copy(self, segments: Sequence[_Segment], assigner: Assigner, summary: Summary) -> None:
@@ -248,7 +251,7 @@ class _Job:
         yield
         self._engine.command(f"DROP TABLE IF EXISTS {identifier(table)} SYNC")
 
-    # -- clusters -------------------------------------------------------------------------------------------------------
+    # -- clusters -----------------------------------------------------------------------------------------------------
 
     def _store(self, given: Clusters) -> None:
         """Replace the stored clusters."""
@@ -269,7 +272,7 @@ class _Job:
         self._engine.command(f"EXCHANGE TABLES {identifier(table)} AND {identifier(staged)}")
         self._engine.command(f"DROP TABLE IF EXISTS {identifier(staged)} SYNC")
 
-    # -- the end --------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def _merge(self, total: int) -> None:
         """Merge the lists to one part: each part has ranges of its own to read for every cluster."""
@@ -277,7 +280,8 @@ class _Job:
 
         def watch() -> None:
             running = Query(
-                sql="SELECT max(progress) FROM system.merges WHERE database = currentDatabase() AND table = {name:String}",
+                sql="SELECT max(progress) FROM system.merges\n"
+                "WHERE database = currentDatabase() AND table = {name:String}",
                 parameters={"name": self._lists},
             )
             while not done.wait(_POLL_SECONDS):
