@@ -10,12 +10,12 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
+from cliphouse.engine.answers import Capabilities, Result
 from cliphouse.engine.blocks import Block, opened
 from cliphouse.engine.connection import Connection
 from cliphouse.engine.embedded import (
@@ -50,28 +50,6 @@ T = TypeVar("T")
 
 #: How often something was written to each embedded database of this process: it has one writer, this process.
 _writes: dict[Location, int] = {}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
-    """What differs between engines, asked once.
-
-    `memory_bytes` is what the engine may use in all; 0 where it does not say.
-    """
-
-    version: str
-    embedded: bool
-    memory_bytes: int
-    uncompressed_cache_bytes: int
-    vector_cache_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Rows of a query, with the names of their columns (an embedded engine names none if there are no rows)."""
-
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
 
 
 class Engine:
