@@ -155,7 +155,8 @@ def coverage(engine: Engine, info: CollectionInfo, column: str, lists: str) -> C
         if inside.get(shard) == mine:
             right[shard] = mine
     rows = sum(each.rows for each in right.values())
-    runs = _runs(right, {shard for shard in present if shard not in right or present[shard] != right[shard]})
+    doubtful = {shard for shard in held.keys() | present.keys() if shard not in right or present[shard] != right[shard]}
+    runs = _runs(right, doubtful)
     if len(runs) > _MAX_RUNS:
         return Coverage(rows=0, total=total, within="false", tail="true")
     condition = " OR ".join(between(first, last) for first, last in runs) or "false"
@@ -218,7 +219,7 @@ def _disk_bytes(engine: Engine, lists: str) -> int:
 
 
 def _runs(right: Mapping[int, ShardFacts], wrong: Iterable[int]) -> list[tuple[int, int]]:
-    """The ids of the shards that are right, as runs: between two of one run there is no row that is not held."""
+    """The ids of the shards that are right, as runs: between two of one run no row is held in vain, or not held."""
     others = np.array(sorted(wrong), np.int64)
     runs: list[tuple[int, int]] = []
     before = None
