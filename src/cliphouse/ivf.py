@@ -7,6 +7,7 @@ as they are now are searched exactly, in the collection itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -23,11 +24,17 @@ from cliphouse.types import CollectionInfo, IndexState, IvfConfig, Query
 
 #: A condition with more runs of ids than this takes longer to analyse than a scan.
 _MAX_RUNS = 500
+#: Mutations that leave the rows that stay as they are.
+_HARMLESS = re.compile(
+    r"\(?(DELETE |UPDATE `?_row_exists`? |APPLY DELETED MASK|(MATERIALIZE|DROP|CLEAR) (INDEX|PROJECTION|STATISTICS))"
+)
+#: The engine forgets all but so many mutations that are done (`finished_mutations_to_keep`).
+_MUTATIONS_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
 class ShardFacts:
-    """What a table has of one shard; `sum` is over hashes of the ids."""
+    """What a table has of one shard; `sum` is over hashes."""
 
     rows: int
     first: int
@@ -113,7 +120,7 @@ def find(engine: Engine, info: CollectionInfo, known: Notes, column: str, before
         column=column,
         build=build,
         clusters=before.clusters if before and same else read_clusters(engine, table, info.dim),
-        coverage=coverage(engine, info, column, table),
+        coverage=coverage(engine, info, column, build),
         columns=frozenset(each.name for each in columns_of(engine, table)),
     )
 
@@ -141,11 +148,12 @@ def with_embedding(column: str) -> str:
     return f"notEmpty({identifier(column)})"
 
 
-def coverage(engine: Engine, info: CollectionInfo, column: str, lists: str) -> Coverage:
-    """Which rows of the collection the lists hold as they are."""
+def coverage(engine: Engine, info: CollectionInfo, column: str, build: Build) -> Coverage:
+    """Which rows of the collection the lists of a build hold as they are."""
+    lists = lists_name(info.name, column, build.token)
     present, held = facts(engine, info.name, with_embedding(column)), facts(engine, lists)
     total = sum(each.rows for each in present.values())
-    if _was_updated(engine, info.name, lists):
+    if was_changed(engine, info.name, build):
         return Coverage(rows=0, total=total, within="false", tail="true")
     right: dict[int, ShardFacts] = {shard: each for shard, each in held.items() if present.get(shard) == each}
     for shard in held.keys() & present.keys() - right.keys():
@@ -166,6 +174,26 @@ def coverage(engine: Engine, info: CollectionInfo, column: str, lists: str) -> C
         within=None if len(right) == len(held) else f"({condition})",
         tail=None if rows == total else f"NOT ({condition})",
     )
+
+
+def origin(engine: Engine, collection: str) -> tuple[str, int]:
+    """Which table the collection is now, and the number of its last mutation; one that is under way is yet to come."""
+    known = _mutations(engine, collection)
+    unfinished = [number for number, done, _ in known if not done]
+    last = min(unfinished) - 1 if unfinished else max((number for number, _, _ in known), default=0)
+    return _source(engine, collection), last
+
+
+def was_changed(engine: Engine, collection: str, build: Build) -> bool:
+    """Whether rows may have been changed in place since a build began, or are another table's: then nobody knows which
+    of its rows are still right."""
+    if _source(engine, collection) != build.source:
+        return True
+    known = _mutations(engine, collection)
+    if any(number > build.mutation and not _HARMLESS.match(command) for number, _, command in known):
+        return True
+    numbers = {number for number, _, _ in known}
+    return len(numbers) >= _MUTATIONS_KEPT and min(numbers) > build.mutation
 
 
 def between(first: int, last: int) -> str:
@@ -237,12 +265,19 @@ def _any_between(numbers: NDArray[np.int64], first: int, last: int) -> bool:
     return bool(np.searchsorted(numbers, last, "right") > np.searchsorted(numbers, first, "left"))
 
 
-def _was_updated(engine: Engine, collection: str, lists: str) -> bool:
-    """Whether somebody changed rows in place since the lists were begun: then nobody knows which are still right."""
+def _source(engine: Engine, collection: str) -> str:
+    """The folder of the table: one that was dropped and made again has another."""
+    sql = "SELECT data_paths FROM system.tables WHERE database = currentDatabase() AND name = {name:String}"
+    rows = engine.query(Query(sql=sql, parameters={"name": collection})).rows
+    paths = rows[0][0] if rows else []
+    return str(paths[0]).rstrip("/").rpartition("/")[2] if paths else ""
+
+
+def _mutations(engine: Engine, collection: str) -> list[tuple[int, bool, str]]:
+    """The mutations that the engine remembers: number, whether it is done, and what it does."""
     sql = (
-        "SELECT count() FROM system.mutations WHERE database = currentDatabase() AND table = {name:String}\n"
-        "AND command ILIKE '%UPDATE%' AND command NOT ILIKE '%_row_exists%' AND create_time >=\n"
-        "(SELECT min(metadata_modification_time) FROM system.tables\n"
-        "WHERE database = currentDatabase() AND name = {lists:String})"
+        "SELECT toUInt64(extract(mutation_id, '[0-9]+')), is_done, command FROM system.mutations\n"
+        "WHERE database = currentDatabase() AND table = {name:String}"
     )
-    return bool(engine.query(Query(sql=sql, parameters={"name": collection, "lists": lists})).rows[0][0])
+    rows = engine.query(Query(sql=sql, parameters={"name": collection})).rows
+    return [(int(number), bool(done), str(command)) for number, done, command in rows]

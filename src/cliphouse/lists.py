@@ -114,8 +114,12 @@ def copy_rows(collection: str, lists: str, column: str, columns: Sequence[TableC
 
 
 def shard_facts(table: str, condition: str) -> str:
-    """Of each shard in a table: its rows, their first and last id, and a sum that tells other ids apart."""
+    """Of each shard in a table: its rows, their first and last id, and a sum that tells other rows apart.
+
+    By their ids, and by the similarity, of which two rows that had one id after another seldom have the same.
+    """
     return (
-        f"SELECT intDiv(id, {ROWS_PER_SHARD}) AS number, count(), min(id), max(id), sum(cityHash64(id))\n"
+        f"SELECT intDiv(id, {ROWS_PER_SHARD}) AS number, count(), min(id), max(id),\n"
+        "sum(cityHash64(id, ifNull(similarity, 2)))\n"
         f"FROM {identifier(table)}\nWHERE {condition}\nGROUP BY number ORDER BY number"
     )
