@@ -8,7 +8,7 @@ as they are now are searched exactly, in the collection itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cliphouse import catalog, notes
 from cliphouse.clusters import Clusters
 from cliphouse.engine import Engine, arrow_table
-from cliphouse.lists import TableColumn, assigned_name, clusters_name, lists_name, shard_facts
+from cliphouse.lists import SAME_ROW, TableColumn, assigned_name, clusters_name, lists_name, shard_facts
 from cliphouse.notes import Build, Notes
 from cliphouse.schema import EMBEDDING_COLUMNS, identifier
 from cliphouse.types import CollectionInfo, IndexState, IvfConfig, Query
@@ -174,6 +174,15 @@ def coverage(engine: Engine, info: CollectionInfo, column: str, build: Build) ->
         within=None if len(right) == len(held) else f"({condition})",
         tail=None if rows == total else f"NOT ({condition})",
     )
+
+
+def gone(engine: Engine, collection: str, lists: str) -> Iterator[str]:
+    """Conditions for the rows that lists hold and the collection does not: those were deleted by SQL."""
+    present = facts(engine, collection)
+    for shard, held in facts(engine, lists).items():
+        if present.get(shard) != held:
+            ids = between(held.first, held.last)
+            yield f"{ids} AND ({SAME_ROW}) NOT IN (SELECT {SAME_ROW} FROM {identifier(collection)} WHERE {ids})"
 
 
 def origin(engine: Engine, collection: str) -> tuple[str, int]:
