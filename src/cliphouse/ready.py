@@ -77,7 +77,7 @@ def look(engine: Engine, info: CollectionInfo, before: Ready | None) -> Ready:
 def _parts(engine: Engine, collection: str) -> tuple[tuple[Any, ...], int, int]:
     """What tells the state of all tables from another, and of the collection its parts and those with deleted rows."""
     sql = (
-        "SELECT table, count(), countIf(has_lightweight_delete), groupBitXor(cityHash64(name)),\n"
+        "SELECT table, count(), countIf(has_lightweight_delete), groupBitXor(cityHash64(path)),\n"
         "groupBitXor(secondary_indices_compressed_bytes)\n"
         "FROM system.parts WHERE database = currentDatabase() AND active\n"
         "AND (table IN {tables:Array(String)}\n"

@@ -21,6 +21,7 @@ from cliphouse import clusters, ivf, notes, stream
 from cliphouse.clusters import Assigner, Clusters, Summary
 from cliphouse.engine import Engine
 from cliphouse.errors import StorageFull, UsageError
+from cliphouse.ivf import Lists
 from cliphouse.lists import (
     TableColumn,
     assigned_name,
@@ -83,13 +84,13 @@ def build(
             f"cliphouse index drop --kind ivf --column {column}"
         )
     started = time.perf_counter()
-    if serving and total < _RETRAIN_GROWTH * serving.clusters.sizes.sum():
-        job = _Job(engine, info, column, serving.table, progress)
-        job.update(serving.clusters)
+    if serving and _can_grow(engine, info, serving, total):
+        job = _Job(engine, info, serving.build, column, progress)
+        job.update(serving)
         finished = serving.build
     else:
         finished = _begin(engine, info, column, config, known, total)
-        job = _Job(engine, info, column, lists_name(info.name, column, finished.token), progress)
+        job = _Job(engine, info, finished, column, progress)
         job.create(finished.nlist, total)
     finished = replace(finished, seconds=finished.seconds + time.perf_counter() - started)
     notes.write(engine, info.name, column, "ivf", finished, "ready")
@@ -110,6 +111,14 @@ def drop(engine: Engine, info: CollectionInfo, column: str) -> str:
     return ivf.index_name(column)
 
 
+def _can_grow(engine: Engine, info: CollectionInfo, serving: Lists, total: int) -> bool:
+    """Whether the lists can take in what has changed, so that nothing has to be trained and copied anew."""
+    return (
+        total < _RETRAIN_GROWTH * serving.clusters.sizes.sum()
+        and not ivf.was_changed(engine, info.name, serving.build)
+    )
+
+
 def _begin(
     engine: Engine, info: CollectionInfo, column: str, config: IvfConfig, known: notes.Notes, total: int
 ) -> notes.Build:
@@ -117,10 +126,14 @@ def _begin(
     before = notes.build_of(known, column, "ivf", "building")
     wanted = config.nlist or clusters.count_for(total)
     if before and before.asked_nlist == config.nlist and wanted < _RETRAIN_GROWTH * before.nlist:
-        return before
+        if not ivf.was_changed(engine, info.name, before):
+            return before
     if wanted * 2 > total:
         raise UsageError(f"{total:,} rows are too few for {wanted:,} clusters; leave the number out")
-    begun = notes.Build(token=uuid.uuid4().hex[:8], nlist=wanted, asked_nlist=config.nlist)
+    source, mutation = ivf.origin(engine, info.name)
+    begun = notes.Build(
+        token=uuid.uuid4().hex[:8], source=source, mutation=mutation, nlist=wanted, asked_nlist=config.nlist
+    )
     notes.write(engine, info.name, column, "ivf", begun, "building")
     return begun
 
@@ -129,9 +142,10 @@ class _Job:
     """One build, or one update, of the lists in `lists`."""
 
     def __init__(
-        self, engine: Engine, info: CollectionInfo, column: str, lists: str, progress: ProgressCallback | None
+        self, engine: Engine, info: CollectionInfo, build: notes.Build, column: str, progress: ProgressCallback | None
     ) -> None:
-        self._engine, self._info, self._column, self._lists, self._progress = engine, info, column, lists, progress
+        self._engine, self._info, self._column, self._progress = engine, info, column, progress
+        self._lists = lists_name(info.name, column, build.token)
         self._columns: Sequence[TableColumn] = ivf.columns_of(engine, info.name)
 
     def create(self, nlist: int, total: int) -> None:
@@ -150,10 +164,10 @@ class _Job:
         self._copy(list(self._segments()), Assigner(trained), summary)
         self._store(summary.clusters())
 
-    def update(self, serving: Clusters) -> None:
+    def update(self, serving: Lists) -> None:
         """Take in the rows that came, and let go of those that went."""
-        summary = Summary.of(serving)
-        wrong = ivf.coverage(self._engine, self._info, self._column, self._lists)
+        summary = Summary.of(serving.clusters)
+        wrong = serving.coverage
         if wrong.within is not None:
             self._engine.command(
                 f"DELETE FROM {identifier(self._lists)} WHERE NOT ({wrong.within})\n"
@@ -161,7 +175,7 @@ class _Job:
             )
         if wrong.tail is None:
             return
-        self._copy(list(self._segments(wrong.tail)), Assigner(serving.centroids), summary)
+        self._copy(list(self._segments(wrong.tail)), Assigner(serving.clusters.centroids), summary)
         self._store(summary.clusters())
 
     # -- rows ---------------------------------------------------------------------------------------------------------
