@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from cliphouse import catalog, notes
 from cliphouse.clusters import Clusters
 from cliphouse.engine import Engine, arrow_table
-from cliphouse.lists import SAME_ROW, TableColumn, assigned_name, clusters_name, lists_name, shard_facts
+from cliphouse.lists import SAME_ROW, TableColumn, clusters_name, lists_name, shard_facts
 from cliphouse.notes import Build, Notes
-from cliphouse.schema import EMBEDDING_COLUMNS, identifier
+from cliphouse.schema import CLUSTER_COLUMN, EMBEDDING_COLUMNS, identifier
 from cliphouse.types import CollectionInfo, IndexState, IvfConfig, Query
 
 #: A condition with more runs of ids than this takes longer to analyse than a scan.
@@ -137,6 +137,16 @@ def read_clusters(engine: Engine, lists: str, dim: int) -> Clusters:
     )
 
 
+def sizes(engine: Engine, lists: str, count: int) -> NDArray[np.int64]:
+    """How many rows each of `count` clusters has in the lists."""
+    cluster = identifier(CLUSTER_COLUMN)
+    rows = engine.query(Query(sql=f"SELECT {cluster}, count() FROM {identifier(lists)} GROUP BY {cluster}")).rows
+    found = np.zeros(count, np.int64)
+    for number, held in rows:
+        found[number] = held
+    return found
+
+
 def facts(engine: Engine, table: str, condition: str = "true") -> dict[int, ShardFacts]:
     """What a table has of each shard."""
     rows = engine.query(Query(sql=shard_facts(table, condition))).rows
@@ -244,7 +254,7 @@ def drop(engine: Engine, collection: str, column: str, *, but: str = "") -> bool
     tables = [
         name
         for name in all_tables(engine, collection)
-        if name.startswith(prefix) and not (keep and name in (keep, clusters_name(keep), assigned_name(keep)))
+        if name.startswith(prefix) and not (keep and name in (keep, clusters_name(keep)))
     ]
     for name in tables:
         engine.command(f"DROP TABLE IF EXISTS {identifier(name)} SYNC")

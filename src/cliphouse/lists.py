@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cliphouse.schema import EMBEDDING_COLUMNS, identifier
+from cliphouse.schema import CLUSTER_COLUMN, EMBEDDING_COLUMNS, identifier
 from cliphouse.types import ROWS_PER_SHARD
 
 #: Rows of a granule: a cluster is a few of them, so that little is read for nothing. The engine's 8,192 would be 8 MB.
@@ -63,17 +63,15 @@ def create_notes(collection: str) -> str:
 
 def create_lists(lists: str, column: str, columns: Sequence[TableColumn]) -> str:
     """The table of rows by cluster, with the columns of the collection but the other embedding."""
-    lines = ["`cluster` UInt32 CODEC(Delta, ZSTD(1))"]
+    lines = [f"{identifier(CLUSTER_COLUMN)} UInt32 CODEC(Delta, ZSTD(1))"]
     for each in copied(columns, column):
         codec = {"id": " CODEC(Delta, ZSTD(1))", column: " CODEC(NONE)"}.get(each.name, "")
         codec = codec or (" CODEC(ZSTD(1))" if each.type == "String" else "")
         lines.append(f"{identifier(each.name)} {each.type}{codec}")
-    lines += [
-        f"{identifier(each.name)} {each.type} ALIAS {each.expression}" for each in columns if each.kind == "ALIAS"
-    ]
+    lines += [f"{identifier(each.name)} {each.type} ALIAS {each.expression}" for each in computed(columns, column)]
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(lists)}\n(\n    " + ",\n    ".join(lines) + "\n)\n"
-        "ENGINE = MergeTree\nORDER BY (cluster, id)\n"
+        f"ENGINE = MergeTree\nORDER BY ({identifier(CLUSTER_COLUMN)}, id)\n"
         f"SETTINGS index_granularity = {_GRANULE}, min_bytes_for_wide_part = 0, "
         "cleanup_delay_period = 1, cleanup_delay_period_random_add = 0, max_cleanup_delay_period = 10"
     )
@@ -81,8 +79,16 @@ def create_lists(lists: str, column: str, columns: Sequence[TableColumn]) -> str
 
 def copied(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
     """The columns that the lists of `column` hold: all that are stored, but the other embedding."""
-    others = {*EMBEDDING_COLUMNS} - {column}
-    return [each for each in columns if each.kind not in ("ALIAS", "EPHEMERAL") and each.name not in others]
+    return [each for each in columns if each.kind not in ("ALIAS", "EPHEMERAL") and each.name != _other(column)]
+
+
+def computed(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
+    """The columns that the lists of `column` compute as the collection does: all aliases, but of the other embedding."""
+    return [each for each in columns if each.kind == "ALIAS" and _other(column) not in each.expression]
+
+
+def _other(column: str) -> str:
+    return next(each for each in EMBEDDING_COLUMNS if each != column)
 
 
 def create_clusters(table: str) -> str:
@@ -108,10 +114,10 @@ def copy_rows(collection: str, lists: str, column: str, columns: Sequence[TableC
     names = [each.name for each in copied(columns, column)]
     listed = ", ".join(identifier(name) for name in names)
     return (
-        f"INSERT INTO {identifier(lists)} (`cluster`, {listed})\n"
+        f"INSERT INTO {identifier(lists)} ({identifier(CLUSTER_COLUMN)}, {listed})\n"
         f"SELECT assigned.cluster, {', '.join(f'source.{identifier(name)}' for name in names)}\n"
         f"FROM (SELECT {listed} FROM {identifier(collection)} WHERE {ids}) AS source\n"
-        f"INNER JOIN {identifier(assigned_name(lists))} AS assigned ON source.id = assigned.id\n"
+        f"LEFT SEMI JOIN {identifier(assigned_name(lists))} AS assigned ON source.id = assigned.id\n"
         "SETTINGS min_insert_block_size_rows = 262144, min_insert_block_size_bytes = 268435456, "
         "max_insert_threads = 1, query_plan_join_swap_table = 'false'"
     )

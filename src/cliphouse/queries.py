@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse.schema import embedding_type, identifier
+from cliphouse.schema import CLUSTER_COLUMN, embedding_type, identifier
 from cliphouse.types import HIT_COLUMNS, CollectionInfo, Query, SearchParams
 from cliphouse.vectors import bfloat16_words, round_to_bfloat16
 
@@ -186,7 +186,7 @@ def by_lists(
         )
 
     # A hint: granules are chosen by it, and their rows that belong to other clusters are as good as any.
-    sql = nearest(lists, "indexHint(cluster IN {probes:Array(UInt32)})", within)
+    sql = nearest(lists, f"indexHint({identifier(CLUSTER_COLUMN)} IN {{probes:Array(UInt32)}})", within)
     if tail:
         reach = f"LIMIT {params.offset + params.k}"
         newer = nearest(info.name, tail, f"notEmpty({vectors})")

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cliphouse import Collection, Hits, IndexConfig, Progress, SearchParams
-from cliphouse.errors import InvalidFilter, UsageError
+from cliphouse import Collection, Hits, SearchParams
 from cliphouse.types import IvfConfig
 from tests.data import clustered, write_shard
 

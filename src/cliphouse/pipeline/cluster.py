@@ -17,15 +17,17 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse import clusters, ivf, notes, stream
+from cliphouse import catalog, clusters, ivf, notes, stream
 from cliphouse.clusters import Assigner, Clusters, Summary
 from cliphouse.engine import Engine
-from cliphouse.errors import StorageFull, UsageError
+from cliphouse.errors import EngineError, StorageFull, UsageError
 from cliphouse.ivf import Lists
 from cliphouse.lists import (
     TableColumn,
     assigned_name,
     clusters_name,
+    computed,
+    copied,
     copy_rows,
     create_assigned,
     create_clusters,
@@ -45,6 +47,7 @@ _SEGMENT_ROWS = 1_000_000
 #: New lists are built, and clusters trained again, when the collection has grown by this factor.
 _RETRAIN_GROWTH = 2.0
 _POLL_SECONDS = 0.2
+_TOPICS: tuple[notes.Topic, ...] = ("ready", "building", "tuned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,13 @@ class _Segment:
     @property
     def ids(self) -> str:
         return ivf.between(self.first, self.last)
+
+    def pieces(self) -> Iterator[_Segment]:
+        """The same as runs that can each be held in memory."""
+        count = -(-self.rows // _SEGMENT_ROWS)
+        bounds = np.linspace(self.first, self.last + 1, count + 1).astype(np.int64).tolist()
+        for first, end in pairwise(bounds):
+            yield _Segment(first, end - 1, self.rows // count)
 
 
 def build(
@@ -89,7 +99,8 @@ def build(
         job.update(serving)
         finished = serving.build
     else:
-        finished = _begin(engine, info, column, config, known, total)
+        asked = config if config.nlist or serving is None else serving.build.config
+        finished = _begin(engine, info, column, asked, known, total)
         job = _Job(engine, info, finished, column, progress)
         job.create(finished.nlist, total)
     finished = replace(finished, seconds=finished.seconds + time.perf_counter() - started)
@@ -104,17 +115,22 @@ def drop(engine: Engine, info: CollectionInfo, column: str) -> str:
     Raises:
         UsageError: there are none.
     """
-    for topic in ("ready", "building", "tuned"):
+    known = notes.read(engine, info.name)
+    noted = [topic for topic in _TOPICS if (column, "ivf", topic) in known]
+    for topic in noted:
         notes.forget(engine, info.name, column, "ivf", topic)
-    if not ivf.drop(engine, info.name, column):
+    if not ivf.drop(engine, info.name, column) and not noted:
         raise UsageError(f"{column} of {info.name!r} has no ivf index")
     return ivf.index_name(column)
 
 
 def _can_grow(engine: Engine, info: CollectionInfo, serving: Lists, total: int) -> bool:
     """Whether the lists can take in what has changed, so that nothing has to be trained and copied anew."""
+    columns = ivf.columns_of(engine, info.name)
     return (
-        total < _RETRAIN_GROWTH * serving.clusters.sizes.sum()
+        total < _RETRAIN_GROWTH * serving.build.rows
+        and {each.name for each in (*copied(columns, serving.column), *computed(columns, serving.column))}
+        <= serving.columns
         and not ivf.was_changed(engine, info.name, serving.build)
     )
 
@@ -125,14 +141,19 @@ def _begin(
     """The build that was broken off, if it is the same one, or a new one."""
     before = notes.build_of(known, column, "ivf", "building")
     wanted = config.nlist or clusters.count_for(total)
-    if before and before.asked_nlist == config.nlist and wanted < _RETRAIN_GROWTH * before.nlist:
-        if not ivf.was_changed(engine, info.name, before):
-            return before
+    same = before is not None and before.asked_nlist == config.nlist and total < _RETRAIN_GROWTH * before.rows
+    if before and same and not ivf.was_changed(engine, info.name, before):
+        return before
     if wanted * 2 > total:
         raise UsageError(f"{total:,} rows are too few for {wanted:,} clusters; leave the number out")
     source, mutation = ivf.origin(engine, info.name)
     begun = notes.Build(
-        token=uuid.uuid4().hex[:8], source=source, mutation=mutation, nlist=wanted, asked_nlist=config.nlist
+        token=uuid.uuid4().hex[:8],
+        source=source,
+        mutation=mutation,
+        rows=total,
+        nlist=wanted,
+        asked_nlist=config.nlist,
     )
     notes.write(engine, info.name, column, "ivf", begun, "building")
     return begun
@@ -161,7 +182,8 @@ class _Job:
             trained = clusters.train(self._sample(nlist, total), nlist, on_round=self._on_round)
             self._store(Clusters(trained, np.zeros(nlist, np.float32), np.zeros(nlist, np.int64)))
         summary = Summary(nlist, self._info.dim)
-        self._copy(list(self._segments()), Assigner(trained), summary)
+        self._copy(self._segments(), Assigner(trained), summary)
+        self._merge(total)
         self._store(summary.clusters())
 
     def update(self, serving: Lists) -> None:
@@ -169,14 +191,14 @@ class _Job:
         summary = Summary.of(serving.clusters)
         wrong = serving.coverage
         if wrong.within is not None:
-            self._engine.command(
-                f"DELETE FROM {identifier(self._lists)} WHERE NOT ({wrong.within})\n"
-                "SETTINGS lightweight_deletes_sync = 2"
-            )
-        if wrong.tail is None:
-            return
-        self._copy(list(self._segments(wrong.tail)), Assigner(serving.clusters.centroids), summary)
-        self._store(summary.clusters())
+            self._forget(f"NOT ({wrong.within})")
+        if wrong.tail is not None:
+            self._copy(self._segments(wrong.tail), Assigner(serving.clusters.centroids), summary)
+        self._merge(wrong.total)
+        # An update that was broken off, or a deletion, has changed the lists and said nothing to the clusters.
+        held = ivf.sizes(self._engine, self._lists, len(serving.clusters))
+        if (held != serving.clusters.sizes).any():
+            self._store(summary.clusters().resized(held))
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -199,30 +221,32 @@ class _Job:
         stream.vectors(self._engine, self._info, self._column, take, where=share)
         return np.concatenate(parts)
 
-    def _segments(self, condition: str = "true") -> Iterator[_Segment]:
-        """The rows of a condition as runs of ids that are each copied in one go."""
-        for each in ivf.facts(
-            self._engine, self._info.name, f"{ivf.with_embedding(self._column)} AND {condition}"
-        ).values():
-            pieces = -(-each.rows // _SEGMENT_ROWS)
-            bounds = np.linspace(each.first, each.last + 1, pieces + 1).astype(np.int64).tolist()
-            for first, end in pairwise(bounds):
-                yield _Segment(first, end - 1, each.rows // pieces)
+    def _segments(self, tail: str | None = None) -> list[_Segment]:
+        """All rows, or those of `tail`, as runs of ids that are each copied in one go."""
+        condition = ivf.with_embedding(self._column) + (f" AND {tail}" if tail else "")
+        runs: list[_Segment] = []
+        for each in ivf.facts(self._engine, self._info.name, condition).values():
+            # Between two shards of a tail may be one that is held already.
+            before = runs[-1] if runs and not tail else None
+            if before and before.rows + each.rows <= _SEGMENT_ROWS:
+                runs[-1] = _Segment(before.first, each.last, before.rows + each.rows)
+            else:
+                runs.append(_Segment(each.first, each.last, each.rows))
+        return [piece for run in runs for piece in run.pieces()]
 
     def _copy(self, segments: Sequence[_Segment], assigner: Assigner, summary: Summary) -> None:
         total, done = sum(each.rows for each in segments), 0
+        is_begun = catalog.count_rows(self._engine, self._lists) > 0
         for segment in segments:
             ids, numbers = self._assign(segment, assigner, summary, done, total)
             done += segment.rows
-            if self._is_copied(segment):
-                continue
-            # What an attempt that was killed had copied of it may be any part.
-            self._engine.command(
-                f"DELETE FROM {identifier(self._lists)} WHERE {segment.ids} SETTINGS lightweight_deletes_sync = 2"
-            )
+            if is_begun:
+                if self._is_copied(segment):
+                    continue
+                # What an attempt that was killed had copied of it may be any part.
+                self._forget(segment.ids)
             with self._assigned(ids, numbers):
                 self._engine.command(copy_rows(self._info.name, self._lists, self._column, self._columns, segment.ids))
-        self._merge(total)
 
     def _assign(
         self, segment: _Segment, assigner: Assigner, summary: Summary, done: int, total: int
@@ -244,6 +268,11 @@ class _Job:
         if not ids:
             return np.empty(0, np.int64), np.empty(0, np.uint32)
         return np.concatenate(ids), np.concatenate(numbers).astype(np.uint32)
+
+    def _forget(self, condition: str) -> None:
+        self._engine.command(
+            f"DELETE FROM {identifier(self._lists)} WHERE {condition} SETTINGS lightweight_deletes_sync = 2"
+        )
 
     def _is_copied(self, segment: _Segment) -> bool:
         condition = f"{ivf.with_embedding(self._column)} AND {segment.ids}"
@@ -291,8 +320,16 @@ class _Job:
     def _merge(self, total: int) -> None:
         """Merge the lists to one part: each part has ranges of its own to read for every cluster."""
         done = threading.Event()
+        failures: list[BaseException] = []
 
         def watch() -> None:
+            try:
+                poll()
+            except BaseException as error:  # noqa: BLE001  # raised below, when the merge has stopped
+                failures.append(error)
+                self._engine.cancel()
+
+        def poll() -> None:
             running = Query(
                 sql="SELECT max(progress) FROM system.merges\n"
                 "WHERE database = currentDatabase() AND table = {name:String}",
@@ -306,11 +343,19 @@ class _Job:
         if self._progress:
             watcher.start()
         try:
-            self._engine.command(f"OPTIMIZE TABLE {identifier(self._lists)} FINAL")
+            # Lists that are one part already are left as they are.
+            self._engine.command(
+                f"OPTIMIZE TABLE {identifier(self._lists)} FINAL SETTINGS optimize_skip_merged_partitions = 1"
+            )
+        except EngineError:
+            if not failures:
+                raise
         finally:
             done.set()
             if self._progress:
                 watcher.join()
+        if failures:
+            raise failures[0]
         self._say(f"{ivf.index_name(self._column)}: merging", total, total)
 
     def _check_room(self, total: int) -> None:
