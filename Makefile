@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-crash test-oracle check bench bench-encoders bench-load report clean
+.PHONY: demo test test-crash test-oracle check bench bench-encoders bench-load bench-indexes report clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -35,6 +35,11 @@ bench-encoders: $(VENV)/oracle
 
 bench-load: $(VENV)/bench
 	$(BIN)/python -m benchmarks.loading
+
+# Hours; it goes on where it was stopped.
+bench-indexes: $(VENV)/bench
+	$(BIN)/python -m benchmarks.indexes indexes-1m
+	$(BIN)/python -m benchmarks.indexes indexes-4m
 
 report: $(VENV)/bench
 	$(BIN)/python -m benchmarks.report

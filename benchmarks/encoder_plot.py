@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.plot import INK, OTHERS, OURS, QUIET, bare, save
+from benchmarks.plot import OTHERS, OURS
+from cliphouse.plots import INK, QUIET, bare, save
 
 _VARIANT = "#7fb3cc"
 _STAGES = (("python", "Python"), ("import", "imports"), ("open", "opening"), ("first", "first answer"))

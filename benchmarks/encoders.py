@@ -31,10 +31,10 @@ from benchmarks import cold_start, encoder_inputs, facts
 from benchmarks.encoder_setup import set_up
 from benchmarks.encoder_systems import INT8, SYSTEMS, TASKS, Places, Task, Vectors, Worker
 from benchmarks.files import HERE, read_parameters, say, write_result
-from benchmarks.measures import latency_summary
 from cliphouse.encoders import MODELS
 from cliphouse.encoders.store import HOME_VARIABLE
 from cliphouse.encoders.tokenizers import clip_tokenizer
+from cliphouse.measures import latency_summary
 
 PACKAGES = ("onnxruntime", "onnx", "torch", "torchvision", "open_clip_torch", "numpy", "pillow", "chdb", "chdb-core")
 _ONE_AT_A_TIME = ("text", "picture")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+_CHUNK = 8 << 20
 
 
 def read_parameters(name_or_path: str) -> dict[str, Any]:
@@ -27,6 +28,13 @@ def write_result(result: Mapping[str, Any], directory: Path) -> Path:
     part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
     return path
+
+
+def read_through(path: Path) -> None:
+    """Read the file, so that it is in the page cache."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(_CHUNK):
+            pass
 
 
 def say(message: str) -> None:

@@ -33,13 +33,13 @@ _STYLES = "vintage modern handmade cute large tiny wooden shiny antique cartoon"
 _LICENSES = ["?", "", "https://creativecommons.org/licenses/by/4.0/"]
 
 
-def cached(rows: int, seed: int) -> Path:
-    """The directory with one shard of `rows` rows, drawn now if it is not there yet."""
-    directory = DATA / f"{rows}-seed{seed}"
+def cached(rows: int, seed: int, shards: int = 1) -> Path:
+    """The directory with `shards` shards of `rows` rows each, drawn now if it is not there yet."""
+    directory = DATA / (f"{rows}-seed{seed}" if shards == 1 else f"{shards}x{rows}-seed{seed}")
     if not directory.exists():
         part = directory.with_name(directory.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
-        write_shards(part, rows=rows, shards=1, seed=seed)
+        write_shards(part, rows=rows, shards=shards, seed=seed)
         part.replace(directory)
     return directory
 
@@ -64,6 +64,12 @@ def text_queries(count: int, seed: int) -> NDArray[np.float32]:
     """
     _, texts, _, _ = _draw(count, _shard_seed(seed, 0))
     return texts.astype(np.float32)
+
+
+def image_queries(count: int, seed: int) -> NDArray[np.float32]:
+    """`count` image embeddings of a shard of their own, as `text_queries`: pictures the collection does not hold."""
+    images, _, _, _ = _draw(count, _shard_seed(seed, 0))
+    return images.astype(np.float32)
 
 
 def _shard_seed(seed: int, shard: int) -> int:

@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any, Literal
 
 from benchmarks import facts, laion_like, tutorial_steps
-from benchmarks.files import HERE, read_parameters, say, write_result
+from benchmarks.files import HERE, read_parameters, read_through, say, write_result
 from benchmarks.load_systems import CLIPHOUSE, PEERS, TUTORIAL, System, own_command, shard_files
 from benchmarks.watch import Watched, disk_bytes, watch
 
@@ -38,7 +38,6 @@ PARTS = ("shard", "tutorial", "ten")
 FLOOR = "floor"
 #: Disk that a part needs, in bytes a row: of cliphouse's table while it is merged, or of the CSV file.
 _TABLE_ROW_BYTES, _CSV_ROW_BYTES = 2_300, 23_000
-_READ = 8 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,9 +258,7 @@ def warm(directory: Path) -> None:
     """Read the shard files in `directory`, so that they are in the page cache."""
     for path in directory.iterdir():
         if path.suffix in (".npy", ".parquet", ".csv"):
-            with path.open("rb", buffering=0) as file:
-                while file.read(_READ):
-                    pass
+            read_through(path)
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.loading_figures import median_of, median_seconds, middle, rates
-from benchmarks.plot import INK, OTHERS, OURS, QUIET, RULE, bare, save
+from benchmarks.plot import OTHERS, OURS
+from cliphouse.plots import INK, QUIET, RULE, bare, save
 
 _COLOURS = {"cliphouse": OURS, "lancedb": OTHERS, "duckdb": "#8a9a2b", "tutorial": "#9b3d5c"}
 

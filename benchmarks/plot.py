@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-INK, QUIET, RULE = "#1f2933", "#7b8794", "#e4e7eb"
+from cliphouse.plots import INK, QUIET, bare, save
+
 OURS, OTHERS = "#0b6e99", "#a0671b"
 
 
@@ -41,20 +41,3 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     bare(axes)
     axes.set_title(result["parameters"]["title"], loc="left", color=INK, fontsize=11)
     save(figure, path)
-
-
-def bare(axes: Any) -> None:
-    """Leave of the frame what helps to read: the lower edge, and quiet lines that go up from it."""
-    axes.tick_params(axis="x", colors=QUIET)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color=RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "left", "right"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#cbd2d9")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write `figure`; fixed ids and no date, so that the same result is the same file."""
-    with mpl.rc_context({"svg.hashsalt": "cliphouse"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -3,7 +3,8 @@
     python -m benchmarks.report [--check] [--root DIR]
 
 README.md and the pages in docs/ get one table for each pair of marks `<!-- benchmark:RUN -->` and
-`<!-- /benchmark -->`; some runs have further tables, as `<!-- benchmark:RUN-plan -->`. With `--check` nothing is
+`<!-- /benchmark -->`; some runs have further tables, as `<!-- benchmark:RUN-plan -->`. A table of a run that has a file
+and no result yet says so. With `--check` nothing is
 written: exit status 1 says that a text differs from what the results render to.
 """
 
@@ -13,21 +14,28 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoder_text, loading_text, text
+from benchmarks import encoder_text, index_text, loading_text, text
 
 ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"(<!-- benchmark:([\w-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 #: What renders a result, by its kind; a result that names none is of a search.
-_TEXTS: Mapping[str, Any] = {"search": text, "encoders": encoder_text, "loading": loading_text}
+_TEXTS: Mapping[str, Any] = {"search": text, "encoders": encoder_text, "loading": loading_text, "indexes": index_text}
 #: Tables besides the short one, by the kind of the result, and what their marks add to the run's name.
 _FURTHER: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "loading": {"plan": loading_text.plan_table},
+    "indexes": {
+        "plot": index_text.plot_link,
+        "targets": index_text.targets_table,
+        "standing": index_text.standing_table,
+        "recalls": index_text.recalls_table,
+        "filters": index_text.filters_table,
+    },
 }
 
 ResultFile = tuple[Path, Mapping[str, Any]]
@@ -51,11 +59,13 @@ def render(root: Path, results: Sequence[ResultFile]) -> dict[Path, str]:
         ValueError: a page asks for a table that no result gives.
     """
     texts = {}
+    known = {result["run"] for _, result in results}
+    awaited = [path.stem for path in root.glob("benchmarks/runs/*.toml") if path.stem not in known]
     if results:
         texts[root / "benchmarks" / "REPORT.md"] = report(results)
     for page in (root / "README.md", *sorted(root.glob("docs/**/*.md"))):
         if page.exists() and _BLOCK.search(written := page.read_text(encoding="utf-8")):
-            texts[page] = with_tables(written, results, page.relative_to(root).as_posix())
+            texts[page] = with_tables(written, results, page.relative_to(root).as_posix(), awaited)
     return texts
 
 
@@ -68,8 +78,10 @@ def report(results: Iterable[ResultFile]) -> str:
     return "\n".join([head, *(_texts(result).section(path.name, result) for path, result in results)])
 
 
-def with_tables(page: str, results: Iterable[ResultFile], name: str = "README.md") -> str:
-    """`page` with each table that it marks; `name` is its own, for the message."""
+def with_tables(
+    page: str, results: Iterable[ResultFile], name: str = "README.md", awaited: Collection[str] = ()
+) -> str:
+    """`page` with each table that it marks; `name` is its own, for the message. `awaited` runs have no result yet."""
     tables: dict[str, Callable[[], str]] = {}
     for _, result in results:
         tables[result["run"]] = partial(_texts(result).short_table, result)
@@ -78,6 +90,8 @@ def with_tables(page: str, results: Iterable[ResultFile], name: str = "README.md
 
     def block(match: re.Match[str]) -> str:
         asked = match.group(2)
+        if any(asked == run or asked.startswith(f"{run}-") for run in awaited):
+            return f"{match.group(1)}Not measured yet.\n{match.group(3)}"
         if asked not in tables:
             raise ValueError(f"{name} asks for the table {asked}, which no result in benchmarks/results gives")
         return f"{match.group(1)}{tables[asked]()}{match.group(3)}"
@@ -114,9 +128,14 @@ def main() -> int:
     if not results:
         print("there are no results to report; run python -m benchmarks.run", file=sys.stderr)
         return 1
-    from benchmarks import encoder_plot, loading_plot, plot  # --check must not need matplotlib
+    from benchmarks import encoder_plot, index_plot, loading_plot, plot  # --check must not need matplotlib
 
-    draw = {"search": plot.draw, "encoders": encoder_plot.draw, "loading": loading_plot.draw}
+    draw = {
+        "search": plot.draw,
+        "encoders": encoder_plot.draw,
+        "loading": loading_plot.draw,
+        "indexes": index_plot.draw,
+    }
 
     for path in stale(texts):
         path.write_text(texts[path], encoding="utf-8")

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from benchmarks import facts, laion_like, systems, truth
 from benchmarks.files import HERE, read_parameters, say, write_result
-from benchmarks.measures import latency_summary, recall_at_k
 from benchmarks.systems import System
 from cliphouse import Collection, LoadReport
+from cliphouse.measures import latency_summary, recall_at_k
 
 PACKAGES = ("chdb", "chdb-core", "clickhouse-connect", "numpy", "pyarrow", "faiss-cpu")
 SYSTEM_NAMES = ("cliphouse", "cliphouse_float32", "tutorial", "faiss")

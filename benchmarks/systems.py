@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -110,6 +109,8 @@ def tutorial(table: Collection, data: Path, *, k: int) -> System:
 
 def faiss_flat(source: NDArray[np.floating], *, k: int, threads: int) -> System:
     """The unit vectors in float32 in an IndexFlatIP: a scan in memory that knows row numbers and no metadata."""
+    import faiss
+
     faiss.omp_set_num_threads(threads)
     index = faiss.IndexFlatIP(source.shape[1])
     for start in range(0, len(source), 50_000):

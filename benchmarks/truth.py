@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measures import recall_at_k
+from cliphouse.measures import recall_at_k
 from cliphouse.vectors import round_to_bfloat16
 
 _BLOCK_ROWS = 50_000

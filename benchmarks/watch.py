@@ -160,10 +160,10 @@ class _Sampler(threading.Thread):
         self._ours = {pid: self._ours[pid] if pid in self._ours else _session(pid) == self._session for pid in alive}
         now, rss, anon = time.perf_counter() - self._begun, 0, 0
         for pid in (pid for pid, ours in self._ours.items() if ours):
-            memory = _memory(pid)
-            rss, anon = rss + memory.get("VmRSS", 0), anon + memory.get("RssAnon", 0)
+            sizes = memory(pid)
+            rss, anon = rss + sizes.get("VmRSS", 0), anon + sizes.get("RssAnon", 0)
             if pid == self._session:
-                self.high_water = max(self.high_water, memory.get("VmHWM", 0))
+                self.high_water = max(self.high_water, sizes.get("VmHWM", 0))
         if rss:  # none is left of a process that has just ended
             self.samples.append(Sample(now, rss, anon))
 
@@ -193,8 +193,8 @@ def _cpu_seconds(pid: int) -> float:
     return sum(int(ticks) for ticks in _fields(pid)[11:15]) / _TICKS
 
 
-def _memory(pid: int) -> dict[str, int]:
-    """The sizes in /proc/PID/status, in bytes."""
+def memory(pid: int) -> dict[str, int]:
+    """The sizes in /proc/PID/status, in bytes: VmRSS, RssAnon, VmHWM and others; empty if the process is gone."""
     try:
         lines = (_PROC / str(pid) / "status").read_text().splitlines()
     except OSError:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cliphouse.collection import Collection
     from cliphouse.encoders import load_encoder
     from cliphouse.errors import CliphouseError
+    from cliphouse.evaluation import Evaluation, EvaluationOptions
     from cliphouse.hits import Hit, Hits, SearchPlan
     from cliphouse.pipeline.download import download
     from cliphouse.pipeline.embed import embed
@@ -51,6 +52,8 @@ _HOMES = {
     "EmbedReport": "reports",
     "ExportReport": "reports",
     "Encoder": "types",
+    "Evaluation": "evaluation",
+    "EvaluationOptions": "evaluation",
     "Hit": "hits",
     "Hits": "hits",
     "IndexConfig": "types",
@@ -73,6 +76,8 @@ __all__ = [
     "DownloadReport",
     "EmbedReport",
     "Encoder",
+    "Evaluation",
+    "EvaluationOptions",
     "ExportReport",
     "Hit",
     "Hits",

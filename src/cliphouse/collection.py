@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from numpy.typing import ArrayLike
 
-from cliphouse import catalog, functions, index, queries, schema
+from cliphouse import catalog, evaluate, functions, index, queries, schema
 from cliphouse.encoders.access import ANYWHERE, ImageAccess
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.encoders.decode import MAX_PIXELS
 from cliphouse.engine import Engine, arrow_table, connect
 from cliphouse.errors import EncoderMismatch, UsageError
+from cliphouse.evaluation import Evaluation, EvaluationOptions
 from cliphouse.hits import Hits, SearchPlan
 from cliphouse.pipeline import add, delete, deny, export, ledger, load, plan, verify
 from cliphouse.pipeline.embed import EmbedOptions
@@ -382,6 +383,23 @@ class Collection:
         """Drop the vector index of one column; return its name."""
         self.info()
         return index.drop(self.engine, self.name, f"{column}_embedding")
+
+    # -- measuring it -------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, options: EvaluationOptions | None = None, *, progress: ProgressCallback | None = None
+    ) -> Evaluation:
+        """Measure recall, latency and throughput of the searches, exact and by every index; see `evaluate.evaluate`.
+
+        The true neighbours are kept beside the collection, and computed again when its rows are others.
+
+        Raises:
+            UsageError: the options or queries do not fit; `MissingTruth`, `StaleTruth`, `InvalidFilter`.
+            EngineError: ClickHouse failed.
+        """
+        options = options or EvaluationOptions()
+        info = self._searcher.searchable(SearchParams(column=options.column))
+        return evaluate.evaluate(self.engine, info, self._searcher, self._chosen, options, progress)
 
     # -- SQL ----------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@
         UnknownItem                   exit 2  http 404
         UnknownShard                  exit 2  http 404
         UnknownEncoder                exit 2  http 404
+        MissingTruth                  exit 2  http 404
+          StaleTruth                  exit 2  http 409
       MissingExtra (ImportError)      exit 2  http 501  an installation mends it
         EncoderUnavailable            exit 2  http 501
       ShardError                      exit 3  http 422  the files on disk must change
@@ -188,6 +190,28 @@ class UnknownEncoder(UsageError):
             else "the collection does not name its encoder; search with a vector or an id, or name one with --encoder"
         )
         self.name = name
+
+
+class MissingTruth(UsageError):
+    """The true neighbours of these queries were never computed."""
+
+    http_status = 404
+    _wrong = "are not there"
+
+    def __init__(self, collection: str, queries: str, k: int, condition: str | None) -> None:
+        under = f" under {condition!r}" if condition else ""
+        super().__init__(
+            f"the {k} true neighbours of the {queries} queries{under} {self._wrong} in collection {collection!r}; "
+            "compute them: cliphouse evaluate --truth only, with the same options"
+        )
+        self.collection, self.queries, self.k, self.condition = collection, queries, k, condition
+
+
+class StaleTruth(MissingTruth):
+    """The true neighbours of these queries are those of other rows than the collection has now."""
+
+    http_status = 409
+    _wrong = "are those of other rows than there are now"
 
 
 class MissingExtra(CliphouseError, ImportError):

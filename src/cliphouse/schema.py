@@ -59,7 +59,7 @@ def identifier(name: str) -> str:
 
 
 #: What the tables beside a collection end in: no collection may be called so.
-_BESIDE = re.compile(r"_(shards|deleted|denied)|_loading_\d+.*")
+_BESIDE = re.compile(r"_(shards|deleted|denied|truth|indexes)|_(loading_\d+|(image|text)_ivf_).*")
 #: Room for what is put behind the name of a collection.
 _LONGEST_NAME = 90
 
@@ -208,6 +208,21 @@ def create_denied(collection: str) -> str:
         "    `kind` LowCardinality(String),\n    `value` String CODEC(ZSTD(1)),\n"
         "    `source` LowCardinality(String),\n    `added_at` DateTime DEFAULT now()\n)\n"
         "ENGINE = ReplacingMergeTree\nORDER BY (kind, value)\nSETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+    )
+
+
+def truth_name(collection: str) -> str:
+    """The table that keeps the true neighbours of queries that a collection was evaluated with."""
+    return f"{collection}_truth"
+
+
+def create_truth(collection: str) -> str:
+    """One row a query. `truth` names what was asked, `data` the rows it was asked of; a newer answer replaces one."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {identifier(truth_name(collection))}\n(\n"
+        "    `truth` String,\n    `data` String,\n    `query` UInt32,\n"
+        "    `ids` Array(Int64),\n    `distances` Array(Float64),\n    `computed_at` DateTime DEFAULT now()\n)\n"
+        "ENGINE = ReplacingMergeTree\nORDER BY (truth, query)"
     )
 
 

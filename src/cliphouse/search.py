@@ -86,7 +86,7 @@ def run(engine: Engine, info: CollectionInfo, target: NDArray[np.float32], param
         if len(result.rows) == params.k:
             return _hits(result, chosen, params)
         reason = f"the index {chosen.index} gave only {len(result.rows)} of {params.k} rows"
-        hits = run(engine, info, target, replace(params, exact=True), keep=keep)
+        hits = run(engine, info, target, replace(params, exact=True, kind=None), keep=keep)
         return Hits(hits, replace(hits.plan, reason=reason), params.columns)
     if result.rows and result.columns[-1] == queries.HORIZON:
         result, horizon = _split_horizon(result)

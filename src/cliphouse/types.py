@@ -256,22 +256,39 @@ class LoadOptions:
         return policies
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IvfConfig:
+    """The parameters of an inverted-list index (Jégou, Douze & Schmid 2011): `nlist` clusters, 0 for as many as suit."""
+
+    kind: Literal["ivf"] = "ivf"
+    nlist: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.nlist <= MAX_NPROBE:
+            raise UsageError(f"nlist must be from 1 to {MAX_NPROBE}, or 0 to let the rows decide, got {self.nlist}")
+
+
 #: Bits per dimension of each quantization of the index.
 QUANTIZATION_BITS: Mapping[str, int] = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i8": 8, "b1": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexState:
-    """One vector index as it stands; sizes in bytes, `memory_bytes` is what searching with it keeps in memory."""
+    """One vector index as it stands; sizes in bytes, `memory_bytes` is what searching with it keeps in memory.
+
+    `build_seconds` is None where nobody remembers. `tuned` is the recall that `tune` found the effort for.
+    """
 
     name: str
     column: str
-    config: IndexConfig
+    config: IndexConfig | IvfConfig
     rows_indexed: int
     rows_total: int
     disk_bytes: int
     memory_bytes: int
     building: bool
+    build_seconds: float | None = None
+    tuned: float | None = None
 
     @property
     def state(self) -> Literal["empty", "building", "partial", "ready"]:

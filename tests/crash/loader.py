@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,6 +24,9 @@ from typing import Any
 from cliphouse.collection import Collection
 from cliphouse.engine import Engine
 from cliphouse.types import LoadOptions
+
+#: Seconds after which what should end has hung: far more than anything takes here, on a machine that does much else.
+PATIENCE = 60.0
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["pytest", "cliphouse.cli.main", "tests.crash.loader"])
@@ -44,10 +48,11 @@ class Run:
     output: Path
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        os.kill(int(self.process.pid or 0), number)
+        """Send it a signal, unless it has just ended."""
+        with suppress(ProcessLookupError):
+            os.kill(int(self.process.pid or 0), number)
 
-    def end(self, patience: float = 60) -> tuple[int, str]:
+    def end(self, patience: float = PATIENCE) -> tuple[int, str]:
         """Its exit code, negative for a signal, and what it printed; it is killed if it does not end."""
         self.process.join(patience)
         if self.process.exitcode is None:

@@ -82,7 +82,7 @@ def test_a_load_that_is_told_to_stop_says_so_and_is_finished_by_the_next(
         loader.process.join(dice.uniform(0, life / 2))
         if loader.process.exitcode is None:
             loader.signal(sign)
-            ended, output = loader.end(20)
+            ended, output = loader.end()
             assert ended == 0 or (ended, output.strip()) == (code, f"cliphouse: {word}")
         ended, output = run(source.directory, db)
         assert ended == 0, output

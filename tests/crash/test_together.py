@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from cliphouse import Collection
-from cliphouse.engine import connect
+from cliphouse.engine import Engine, connect
 from cliphouse.errors import ShardBusy
 from cliphouse.pipeline import staging
 from cliphouse.pipeline.staging import Staging, attempts
@@ -59,6 +59,26 @@ def test_a_shard_that_another_loader_brings_in_meanwhile_is_not_brought_in_again
     with Collection.open(db) as collection:
         report = collection.load(source.directory, progress=overtake)
     assert (report.loaded, report.skipped) == ((0,), (1,))
+    source.assert_loaded_once(db)
+
+
+@on_server
+def test_a_collection_that_another_loader_begins_at_the_same_moment_keeps_its_ledger(
+    db: str, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both saw that there was no collection; one has made it by the time the other does its first step."""
+    source.add(0, rows=ROWS)
+    command = Engine.command
+
+    def overtaken(engine: Engine, *statement: object) -> None:
+        monkeypatch.setattr(Engine, "command", command)
+        with Collection.open(db) as other:
+            assert other.load(source.directory).loaded == (0,)
+        command(engine, *statement)
+
+    with Collection.open(db) as collection:
+        monkeypatch.setattr(Engine, "command", overtaken)
+        assert collection.load(source.directory).skipped == (0,)
     source.assert_loaded_once(db)
 
 

@@ -101,6 +101,17 @@ def test_tables_are_lists_too(tmp_path: Path) -> None:
     assert read(tmp_path / "c.tsv") == [("url", 'http://a/?b="c,d"')]
 
 
+def test_a_column_of_a_table_may_be_empty_for_long_and_look_like_numbers(tmp_path: Path) -> None:
+    md5, number = digest("md5", "a"), "1" * 32
+    for name, comma in (("a.csv", ","), ("b.tsv", "\t")):
+        # More than a reader looks at before it settles what the columns are.
+        empty = f"{'x' * 200}{comma}{comma}\n" * 10_000
+        (tmp_path / name).write_text(
+            f"n{comma}url{comma}MD5\n1{comma}{comma}{number}\n{empty}2{comma}http://a/{comma}{md5}\n"
+        )
+        assert sorted(read(tmp_path / name)) == [("md5", md5), ("md5", number), ("url", "http://a/")]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

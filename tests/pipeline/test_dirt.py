@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from cliphouse import Collection, LoadOptions
+from cliphouse import Collection, LoadOptions, embed
 from cliphouse.errors import InvalidEmbedding, InvalidRow, ShardError, UsageError
 from tests.conftest import Outcome
 from tests.data import cosine_distances, random_unit, write_shard
+from tests.pictures import draw_folder
 
 DIM = 32
 ROWS = 40
@@ -281,6 +284,34 @@ def test_several_workers_bring_in_what_one_would(db: str, tmp_path: Path) -> Non
     assert [(row["id"], row["caption"]) for row in rows] == [
         (number * 100_000_000 + row, f"{number}-{row}") for number in range(7) for row in range(50)
     ]
+
+
+def test_what_our_own_shards_lack_is_no_dirt_unless_it_is_asked_for(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "in", 3, captions=False)
+    embed(tmp_path / "in", tmp_path / "shards", encoder="test-words")
+    metadata = tmp_path / "shards" / "metadata" / "metadata_0.parquet"
+    table = pq.read_table(metadata)
+    tags = pa.array([None, "MAYBE", "NSFW"])
+    pq.write_table(table.set_column(table.column_names.index("NSFW"), "NSFW", tags), metadata)
+    with Collection.open(tmp_path / "db") as collection:
+        assert collection.load(tmp_path / "shards").kept == {"nsfw": 1}
+        found = collection.sql("SELECT NSFW, caption FROM laion ORDER BY id").to_pylist()
+        assert [tuple(row.values()) for row in found] == [("UNTAGGED", ""), ("MAYBE", ""), ("NSFW", "")]
+        strict = Collection(collection.engine, "strict")
+        report = strict.load(tmp_path / "shards", options=LoadOptions(on_bad_row="nsfw=skip,caption=skip"))
+        assert (report.rows, report.left_out) == (0, {"caption": 3})
+        added = Collection(collection.engine, "added", encoder="test-words")
+        added.add(tmp_path / "in")
+        assert added.status().kept == {}
+
+
+def test_a_blank_tag_and_laions_word_for_none_are_no_dirt(tmp_path: Path) -> None:
+    columns = {"NSFW": ["", "UNTAGGED", None, "NSFW", "MAYBE"]}
+    write_shard(tmp_path / "in", 0, ["x"] * 5, images=random_unit(5, 8), with_text=False, columns=columns)
+    with Collection.open(tmp_path / "db") as collection:
+        assert collection.load(tmp_path / "in").kept == {"nsfw": 2}
+        found = collection.sql("SELECT NSFW FROM laion ORDER BY id").column("NSFW").to_pylist()
+    assert found == ["UNTAGGED", "UNTAGGED", "UNTAGGED", "NSFW", "MAYBE"]
 
 
 def test_computed_similarities_are_computed_before_they_are_judged(tmp_path: Path, dirty: Path) -> None:

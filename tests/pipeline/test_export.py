@@ -100,6 +100,21 @@ def test_a_table_in_many_pages_and_shards_is_whole(tmp_path: Path, monkeypatch: 
     assert pq.read_metadata(tmp_path / "hits.parquet").num_rows == 30
 
 
+@pytest.mark.parametrize("shards", [range(150_001), range(1, 60_000, 2)], ids=["a range", "no two neighbours"])
+def test_more_shards_may_be_named_than_a_statement_holds(tmp_path: Path, shards: range) -> None:
+    for number in (1, 2, 40_001):
+        write_shard(tmp_path / "in", number, ["x"] * 8, images=random_unit(8, 16), with_text=False)
+    wanted = [number for number in (1, 2, 40_001) if number in shards]
+    with Collection.open(tmp_path / "db") as collection:
+        collection.load(tmp_path / "in")
+        assert collection.export(tmp_path / "out.parquet", shards=shards, where="row < 5").rows == 5 * len(wanted)
+        assert collection.export(tmp_path / "out", shards=shards, form="npy").rows == 8 * len(wanted)
+        report = collection.delete(shards=shards)
+        assert (report.rows, report.again) == (8 * len(wanted), tuple(wanted))
+        assert collection.status().shards == tuple({1, 2, 40_001} - set(wanted))
+    assert set((tmp_path / "out").glob("img_emb_*")) == {tmp_path / "out" / f"img_emb_{each}.npy" for each in wanted}
+
+
 def test_float16_is_what_numpy_makes_of_the_stored_vectors(embedded: Collection, tmp_path: Path) -> None:
     embedded.export(tmp_path / "half", shards="0", form="npy", dtype="float16")
     embedded.export(tmp_path / "whole", shards="0", form="npy")
@@ -181,6 +196,8 @@ def test_the_command_writes_files_and_streams(
     assert "wrote 8 rows" in cliphouse("export", tmp_path / "b", "--format", "npy", "--shards", "0", "--db", place).out
     assert cliphouse("export", tmp_path / "b", "--format", "npy", "--shards", "0", "--db", place).code == 2
     assert cliphouse("export", tmp_path / "c.parquet", "--db", place).code == 2
+    empty = cliphouse("export", tmp_path / "c.parquet", "--where", " ", "--db", place)
+    assert (empty.code, "--where is empty" in empty.err, "delete" in empty.err) == (2, True, False)
     command = [sys.executable, "-m", "cliphouse", "export", "-", "--where", "id < 3", "--db", str(place)]
     shown = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     assert pq.read_table(io.BytesIO(shown.stdout)).column("id").to_pylist() == [0, 1, 2]

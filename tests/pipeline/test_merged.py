@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cliphouse import Collection
+from cliphouse import Collection, IndexConfig
 from cliphouse.errors import (
     DimensionMismatch,
     MissingColumn,
@@ -79,6 +79,40 @@ def test_rows_without_a_whole_embedding_keep_their_place(tmp_path: Path) -> None
         assert (report.rows, dict(report.left_out)) == (4, {"vector": 4})
         found = collection.sql("SELECT row, caption FROM laion ORDER BY id").to_pylist()
     assert found == [{"row": row, "caption": CAPTIONS[row]} for row in (0, 2, 5, 7)]
+
+
+def test_rows_without_a_text_embedding_go_out_and_come_back(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in", 0)
+    write_shard(tmp_path / "in", 1, with_text=False)
+    with Collection.open(tmp_path / "db", encoder="test-words") as collection:
+        collection.load(tmp_path / "in")
+        collection.export(tmp_path / "7.parquet", where="row < 5")
+        again = Collection(collection.engine, "again", "test-words")
+        report = again.load(tmp_path / "7.parquet")
+        assert (report.rows, report.left_out) == (10, {})
+        assert len(again.search("red car", k=20)) == 10
+        assert {hit.id % 100 for hit in again.search("red car", k=20, column="text")} == set(range(5))
+        assert again.verify(tmp_path / "7.parquet").same
+        again.delete(where="row >= 5", purge=True)
+        again.build_index("text", IndexConfig(m=16, ef_construction=64))
+        again.export(tmp_path / "8.parquet", where="true")
+        assert again.load(tmp_path / "8.parquet").rows == 5
+        (tmp_path / "7.parquet").rename(tmp_path / "9.parquet")
+        with pytest.raises(
+            UsageError, match=r"9\.parquet row 5 has no text embedding, and text_embedding has an index"
+        ):
+            again.load(tmp_path / "9.parquet")
+        assert again.status().shards == (7, 8)
+
+
+@pytest.mark.parametrize("broken", [[0.0] * 256, [1.0], [float("nan")] * 256])
+def test_a_text_embedding_that_is_there_and_broken_is_dirt(tmp_path: Path, broken: list[float]) -> None:
+    texts = [broken, None, [], *(list(map(float, vector)) for vector in ENCODED[3:])]
+    path = write_merged(tmp_path / "5.parquet", columns={"text_embedding": pa.array(texts, pa.list_(pa.float32()))})
+    with Collection.open(tmp_path / "db", encoder="test-words") as collection:
+        assert dict(collection.load(path).left_out) == {"vector": 1}
+        found = collection.sql("SELECT row FROM laion WHERE empty(text_embedding) ORDER BY id")
+    assert found.column("row").to_pylist() == [1, 2]
 
 
 def test_a_row_without_an_embedding_says_where_it_is_if_it_must_not_be(tmp_path: Path) -> None:

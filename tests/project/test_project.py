@@ -25,6 +25,7 @@ HEAVY = (
     "onnxruntime",
     "torch",
     "click",
+    "matplotlib",
     "rich",
     "sqlglot",
     "urllib3",

@@ -15,6 +15,8 @@ from cliphouse import (
     DownloadReport,
     EmbedReport,
     Encoder,
+    Evaluation,
+    EvaluationOptions,
     ExportReport,
     Hit,
     Hits,
@@ -73,3 +75,5 @@ with Collection.open("chdb:///data/laion") as collection:
     encoder: Encoder = collection.encoder()
     dropped: str = collection.drop_index("text")
     answer: pa.Table = collection.sql("SELECT {a:UInt8}", {"a": 1})
+    measured: Evaluation = collection.evaluate(EvaluationOptions(sample=100, k=5), progress=show)
+    recalls: list[float] = [point.recall for point in measured.points if point.asked == "exact"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import laion_like, measures, truth
+from benchmarks import laion_like, truth
+from cliphouse import measures
 from cliphouse.vectors import round_to_bfloat16
 from tests.data import random_unit
 

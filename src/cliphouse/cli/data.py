@@ -64,7 +64,9 @@ def load(
       url         missing: kept
       caption     missing: kept
       similarity  missing, or no cosine: kept as NULL
-      nsfw        outside UNLIKELY, UNSURE, NSFW: kept; missing becomes UNTAGGED
+      nsfw        outside UNLIKELY, UNSURE, NSFW, UNTAGGED: kept; missing becomes UNTAGGED
+
+    What shards lack that `cliphouse embed` or `export` wrote is not counted.
 
     \b
     Examples:

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import click
 
-from cliphouse.cli.options import database_options, device_option, encoder_option, open_collection, read_vector
+from cliphouse.cli.options import (
+    database_options,
+    device_option,
+    encoder_option,
+    open_collection,
+    read_vector,
+    search_options,
+)
 from cliphouse.cli.render import progress_bars, size
 from cliphouse.errors import UsageError
 from cliphouse.pipeline.export import Dtype, Form
-from cliphouse.types import Modality, SearchParams
-
-_DEFAULTS = SearchParams()
+from cliphouse.types import SearchParams
 
 
 @click.command()
@@ -21,17 +26,7 @@ _DEFAULTS = SearchParams()
 @click.option("--query", metavar="TEXT", help="Results of a search by text.")
 @click.option("--like", type=int, metavar="ID", help="Results of a search by a row.")
 @click.option("--embedding", type=click.Path(path_type=Path), metavar="FILE.npy", help="Results of a search by vector.")
-@click.option("-k", default=_DEFAULTS.k, show_default=True, help="How many results; up to 10,000.")
-@click.option(
-    "--in",
-    "column",
-    type=click.Choice(["image", "text"]),
-    default=_DEFAULTS.column,
-    show_default=True,
-    help="Which embedding to search.",
-)
-@click.option("--exact", is_flag=True, help="Compare with every row, even if there is an index.")
-@click.option("--where", metavar="SQL", help="Rows for which a condition holds; all with --where true.")
+@search_options
 @click.option("--shards", metavar="RANGES", help="Rows of these shards, for example 0-9,12.")
 @click.option(
     "--format",
@@ -57,10 +52,7 @@ def export(
     query: str | None,
     like: int | None,
     embedding: Path | None,
-    k: int,
-    column: Modality,
-    exact: bool,
-    where: str | None,
+    params: SearchParams,
     shards: str | None,
     form: Form,
     dtype: Dtype,
@@ -70,7 +62,7 @@ def export(
     db: str,
     collection: str,
 ) -> None:
-    """Write rows to OUT: results of a search, rows of a condition, or whole shards.
+    """Write rows to OUT: results of a search, rows of a condition (all with --where true), or whole shards.
 
     A parquet file has all columns, embeddings as lists of float32; OUT is then FILE.parquet, or - for standard output.
     With --format npy, OUT is a directory of img_emb_N.npy, text_emb_N.npy and metadata_N.parquet, which
@@ -95,12 +87,11 @@ def export(
     with open_collection(db, collection, encoder=encoder, device=device) as opened, progress_bars() as progress:
         hits = None
         if searches:
-            params = SearchParams(k=k, column=column, exact=exact, where=where)
             hits = opened.search_with(read_vector(embedding) if embedding else query, like=like, params=params)
         report = opened.export(
             sys.stdout.buffer if to_stdout else out,
             hits=hits,
-            where=None if searches else where,
+            where=None if searches else params.where,
             shards=shards,
             form=form,
             dtype=dtype,

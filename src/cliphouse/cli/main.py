@@ -14,6 +14,7 @@ from cliphouse.cli.data import load, status
 from cliphouse.cli.download import download
 from cliphouse.cli.embed import add, embed
 from cliphouse.cli.encoder import encoder
+from cliphouse.cli.evaluate import evaluate
 from cliphouse.cli.export import export
 from cliphouse.cli.index import index
 from cliphouse.cli.maintain import delete, deny, verify
@@ -50,7 +51,23 @@ def cli() -> None:
     """
 
 
-COMMANDS = (download, load, embed, add, search, index, sql, status, export, delete, deny, verify, encoder, udf)
+COMMANDS = (
+    download,
+    load,
+    embed,
+    add,
+    search,
+    index,
+    evaluate,
+    sql,
+    status,
+    export,
+    delete,
+    deny,
+    verify,
+    encoder,
+    udf,
+)
 for command in COMMANDS:
     cli.add_command(command)
 

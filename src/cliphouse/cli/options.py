@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cliphouse.collection import DEFAULT_NAME, DEFAULT_STORAGE, Collection
 from cliphouse.encoders import DEVICE_VARIABLE
 from cliphouse.errors import InvalidVector, UsageError
-from cliphouse.types import LoadOptions
+from cliphouse.types import MAX_K, LoadOptions, Modality, SearchParams
 
 DEFAULT_DB = "./cliphouse-data"
 
@@ -92,6 +92,47 @@ def device_option(function: F) -> F:
         envvar=DEVICE_VARIABLE,
         help="Where the encoder runs; the processor by default. A GPU that is asked for and absent is an error.",
     )(function)
+
+
+def search_options(function: F) -> F:
+    """Add -k, --in, --where, --exact and --ef-search; the function gets `params`."""
+    defaults = SearchParams()
+
+    @functools.wraps(function)
+    def with_params(
+        *args: Any, k: int, column: Modality, where: str | None, exact: bool, ef_search: int | None, **others: Any
+    ) -> Any:
+        params = SearchParams(k=k, column=column, where=where, exact=exact, ef_search=ef_search)
+        return function(*args, params=params, **others)
+
+    wrapped: Callable[..., Any] = with_params
+    for option in (
+        click.option("--ef-search", type=int, help="Effort of an HNSW index: recall against time. Without it, 256."),
+        click.option("--exact", is_flag=True, help="Compare with every row, even if there is an index."),
+        click.option(
+            "--where",
+            callback=_condition,
+            metavar="SQL",
+            help="Only rows for which this holds, for example \"width >= 1024 AND NSFW = 'UNLIKELY'\".",
+        ),
+        click.option(
+            "--in",
+            "column",
+            type=click.Choice(["image", "text"]),
+            default=defaults.column,
+            show_default=True,
+            help="Which embedding to search.",
+        ),
+        click.option("-k", default=defaults.k, show_default=True, help=f"How many results; up to {MAX_K:,}."),
+    ):
+        wrapped = option(wrapped)
+    return cast("F", wrapped)
+
+
+def _condition(_context: click.Context, _parameter: click.Parameter, given: str | None) -> str | None:
+    if given is not None and not given.strip():
+        raise UsageError("--where is empty; leave it out, or write --where true for every row")
+    return given
 
 
 def load_options(function: F) -> F:

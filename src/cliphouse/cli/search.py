@@ -9,13 +9,18 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse.cli.options import database_options, device_option, encoder_option, open_collection, read_vector
+from cliphouse.cli.options import (
+    database_options,
+    device_option,
+    encoder_option,
+    open_collection,
+    read_vector,
+    search_options,
+)
 from cliphouse.cli.render import print_hits
 from cliphouse.collection import Collection
 from cliphouse.errors import UsageError
-from cliphouse.types import Modality, SearchParams
-
-_DEFAULTS = SearchParams()
+from cliphouse.types import SearchParams
 
 
 @click.command()
@@ -23,18 +28,7 @@ _DEFAULTS = SearchParams()
 @click.option("--image", type=click.Path(path_type=Path), help="Search with a picture.")
 @click.option("--embedding", type=click.Path(path_type=Path), metavar="FILE.npy", help="Search with a vector.")
 @click.option("--like", type=int, metavar="ID", help="Search with the embedding of a row.")
-@click.option("-k", default=_DEFAULTS.k, show_default=True, help="How many results; up to 10,000.")
-@click.option(
-    "--in",
-    "column",
-    type=click.Choice(["image", "text"]),
-    default=_DEFAULTS.column,
-    show_default=True,
-    help="Which embedding to search.",
-)
-@click.option("--exact", is_flag=True, help="Compare with every row, even if there is an index.")
-@click.option("--where", metavar="SQL", help="Condition, for example \"width >= 1024 AND NSFW = 'UNLIKELY'\".")
-@click.option("--ef-search", type=int, help="Effort of an HNSW index: recall against time. Without it, 256.")
+@search_options
 @click.option("--columns", default="", metavar="A,B", help="More columns to return, for example width,height,license.")
 @click.option(
     "--format",
@@ -54,11 +48,7 @@ def search(
     image: Path | None,
     embedding: Path | None,
     like: int | None,
-    k: int,
-    column: Modality,
-    exact: bool,
-    where: str | None,
-    ef_search: int | None,
+    params: SearchParams,
     columns: str,
     form: str,
     show_sql: bool,
@@ -84,14 +74,7 @@ def search(
     if sum(value is not None for value in (text, image, embedding, like)) != 1:
         raise UsageError("give one thing to search for: TEXT, --image FILE, --embedding FILE.npy or --like ID")
     query = read_vector(embedding) if embedding else image or text
-    params = SearchParams(
-        k=k,
-        column=column,
-        exact=exact,
-        where=where,
-        ef_search=ef_search,
-        columns=tuple(name.strip() for name in columns.split(",") if name.strip()),
-    )
+    params = replace(params, columns=tuple(name.strip() for name in columns.split(",") if name.strip()))
     with open_collection(db, collection, encoder=encoder, device=device) as opened:
         if show_sql:
             click.echo(opened.statement(query, like=like, params=params)[0].script())

@@ -21,6 +21,7 @@ from cliphouse.engine.embedded import (
     directory_holder,
     machine_memory_bytes,
     prepare_directory,
+    process_memory_bytes,
     register_function,
     server_options,
 )
@@ -142,6 +143,25 @@ class Engine:
         """Let an embedded engine give back what it holds and does not use; by itself it waits for some seconds."""
         if self.capabilities.embedded:
             self.command("SYSTEM JEMALLOC PURGE")
+
+    def resident_bytes(self) -> int:
+        """Memory of the process that holds the engine; where a server does not say, what the engine has allocated."""
+        if self.capabilities.embedded:
+            return process_memory_bytes()
+        allocated = "SELECT toUInt64(greatest(value, 0)) FROM system.metrics WHERE metric = 'MemoryTracking'"
+        try:
+            resident = "SELECT toUInt64(value) FROM system.asynchronous_metrics WHERE metric = 'MemoryResident'"
+            rows = self.query(Query(sql=resident)).rows or self.query(Query(sql=allocated)).rows
+        except EngineError as error:
+            if error.name not in ("ACCESS_DENIED", "UNKNOWN_TABLE"):
+                raise
+            rows = self.query(Query(sql=allocated)).rows
+        return int(rows[0][0])
+
+    def read_bytes(self) -> int:
+        """Bytes of columns, uncompressed, that queries took up from disk or cache since the engine started."""
+        rows = self.query(Query(sql="SELECT value FROM system.events WHERE event = 'SelectedBytes'")).rows
+        return int(rows[0][0]) if rows else 0
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -6,7 +6,9 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import secrets
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -41,6 +43,15 @@ def machine_memory_bytes() -> int:
         except (OSError, ValueError):  # no such group, or "max"
             continue
     return total
+
+
+def process_memory_bytes() -> int:
+    """Memory that this process holds now; where the system does not tell, the most that it has held."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
 
 
 def server_options(memory_bytes: int) -> dict[str, str]:

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,15 @@ from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, Progress, ProgressCa
 
 #: The ids of one statement, as text, stay below the engine's limit on a query (256 KiB).
 _IDS_AT_ONCE = 8_000
+#: Each range of ids in a condition costs a millisecond to analyse.
+_FEW_RUNS = 100
 #: The engine holds the ids that one statement deletes in memory.
 _ROWS_AT_ONCE = 10_000_000
 _POLL_SECONDS = 0.2
 #: The engine looks for old files in our tables every ten seconds, in others at times every five minutes.
 _REMOVAL_SECONDS = 60
+
+T = TypeVar("T")
 
 #: Asked with the number of rows; False leaves everything as it is.
 Confirm = Callable[[int], bool]
@@ -71,8 +75,20 @@ def by_ids(ids: Iterable[int]) -> list[Selection]:
     numbers = sorted(set(ids))
     if wrong := [number for number in numbers[:1] + numbers[-1:] if not -(2**63) <= number < 2**63]:
         raise UsageError(f"{wrong[0]} is no id; `cliphouse search` prints ids")
-    chunks = (numbers[start : start + _IDS_AT_ONCE] for start in range(0, len(numbers), _IDS_AT_ONCE))
-    return [Selection("id IN {ids:Array(Int64)}", {"ids": chunk}) for chunk in chunks]
+    return [Selection("id IN {ids:Array(Int64)}", {"ids": chunk}) for chunk in _chunks(numbers, _IDS_AT_ONCE)]
+
+
+def by_shards(numbers: Iterable[int]) -> list[Selection]:
+    """The rows of these shards: by runs of ids, or where those are many by their numbers."""
+    shards = sorted(set(numbers))
+    runs = [run.partition("-") for run in shard_ranges(shards).split(",") if run]
+    if 0 < len(runs) <= _FEW_RUNS:
+        ranges = [id_range(int(first), int(last or first)) for first, _, last in runs]
+        return [Selection(f"({' OR '.join(ranges)})")]
+    return [
+        Selection(f"({id_range(some[0], some[-1])} AND intDiv(id, {ROWS_PER_SHARD}) IN ({_listed(some)}))")
+        for some in _chunks(shards, _IDS_AT_ONCE)
+    ]
 
 
 def delete(
@@ -199,28 +215,26 @@ def _delete_shards(
 ) -> DeleteReport:
     """Delete whole shards, and forget that they were loaded and what was deleted from them."""
     ledger, remembered = ledger_name(info.name), deleted_name(info.name)
-    runs = [run.partition("-") for run in shard_ranges(numbers).split(",")]
-    ids = "(" + " OR ".join(id_range(int(first), int(last or first)) for first, _, last in runs) + ")"
-    known: set[int] = set()
+    chosen = by_shards(numbers)
+    known: list[int] = []
     if catalog.exists(engine, ledger):
-        sql = f"SELECT DISTINCT shard FROM {identifier(ledger)} WHERE shard IN {{numbers:Array(Int32)}}"
-        found = engine.query(Query(sql=sql, parameters={"numbers": list(numbers)})).rows
-        known = {int(row[0]) for row in found}
-    rows = count(engine, info.name, [Selection(ids)])
+        found = engine.query(Query(sql=f"SELECT DISTINCT shard FROM {identifier(ledger)}")).rows
+        known = sorted({int(row[0]) for row in found}.intersection(numbers))
+    rows = count(engine, info.name, chosen)
     if not rows and not known:
         raise UsageError(
             f"collection {info.name!r} has no shard {shard_ranges(numbers)}; `cliphouse status` lists those it has"
         )
     if confirm is not None and not confirm(rows):
         return DeleteReport(rows=0)
-    if rows:
-        forget(engine, info.name, Selection(ids))
-    if catalog.exists(engine, remembered):
-        forget(engine, remembered, Selection(ids))
-    if known:  # last: a shard that the ledger does not know must have no rows
-        listed = ", ".join(map(str, sorted(known)))
-        forget(engine, ledger, Selection(f"shard IN ({listed})"))
-    return DeleteReport(rows=rows, again=tuple(sorted(known)))
+    for each in chosen:
+        if rows:
+            forget(engine, info.name, each)
+        if catalog.exists(engine, remembered):
+            forget(engine, remembered, each)
+    for some in _chunks(known, _IDS_AT_ONCE):  # last: a shard that the ledger does not know must have no rows
+        forget(engine, ledger, Selection(f"shard IN ({_listed(some)})"))
+    return DeleteReport(rows=rows, again=tuple(known))
 
 
 def _purge(engine: Engine, info: CollectionInfo, progress: ProgressCallback | None) -> tuple[int, int]:
@@ -300,6 +314,14 @@ def _groups(found: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
         last, held = number, held + rows
     if held:
         yield first, last, held
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def _value(engine: Engine, sql: str, parameters: Mapping[str, Any] | None = None) -> Any:

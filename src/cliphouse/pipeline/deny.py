@@ -151,8 +151,16 @@ def entries(path: Path) -> Iterator[list[Entry]]:
             parse = pyarrow.csv.ParseOptions(delimiter="\t" if ".tsv" in suffixes else ",", newlines_in_values=True)
             with pa.input_stream(path) as stream, pyarrow.csv.open_csv(stream, parse_options=parse) as reader:
                 names = _columns(path, reader.schema.names)
+            # As text: a type that suits the beginning of a sparse column does not suit the rest.
+            convert = pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), include_columns=names, null_values=[]
+            )
+            with (
+                pa.input_stream(path) as stream,
+                pyarrow.csv.open_csv(stream, parse_options=parse, convert_options=convert) as reader,
+            ):
                 for batch in reader:
-                    yield _of_table(path, batch.select(names))
+                    yield _of_table(path, batch)
         else:
             yield from _of_lines(path)
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:

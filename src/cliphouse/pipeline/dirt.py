@@ -25,9 +25,9 @@ from cliphouse.vectors import MAX_LENGTH, MIN_LENGTH, bfloat16_words, row_length
 _UNIT_TOLERANCE = 0.01
 #: A cosine is never larger than 1; that of rounded vectors can seem so.
 _LARGEST_SIMILARITY = 1.01
-_TAGS = pa.array([b"UNLIKELY", b"UNSURE", b"NSFW"], pa.large_binary())
 #: LAION's word for a picture that nobody judged.
 _UNTAGGED = pa.scalar(b"UNTAGGED", pa.large_binary())
+_TAGS = pa.array([b"UNLIKELY", b"UNSURE", b"NSFW", b"UNTAGGED", b""], pa.large_binary())
 #: What LAION writes for a licence that nobody knows.
 _NO_LICENSE = pa.array([b"?", b""], pa.large_binary())
 _NOTHING = pa.scalar(b"", pa.large_binary())
@@ -87,7 +87,7 @@ class Cleaner:
             self.tally.deleted += int(np.count_nonzero(found.out))
         if self._denied is not None:
             found.leave_out("denied", self._denied.rows(rows.metadata, len(rows.numbers)))
-        image, text = self._vectors(rows.image), None if rows.text is None else self._vectors(rows.text)
+        image, text = self._vectors(rows.image), None if rows.text is None else self._vectors(rows.text, rows.textless)
         columns = [each for each in (image, text) if each is not None]
         found.judge("vector", np.logical_or.reduce([each.bad for each in columns]))
         found.judge("norm", np.logical_or.reduce([each.not_unit for each in columns]))
@@ -95,9 +95,10 @@ class Cleaner:
         for name in ("url", "caption"):
             if name in metadata:
                 metadata[name] = _text(metadata[name])
-                found.judge(name, _mask(pc.equal(metadata[name], _NOTHING)))
+                found.judge_missing(name, _mask(pc.equal(metadata[name], _NOTHING)))
         if "NSFW" in metadata:
             tags = _text(metadata["NSFW"])
+            found.judge_missing("nsfw", _mask(metadata["NSFW"].is_null()))
             found.judge("nsfw", ~_mask(pc.is_in(tags, _TAGS)))
             metadata["NSFW"] = pc.if_else(pc.equal(tags, _NOTHING), _UNTAGGED, tags)
         if "license" in metadata:
@@ -108,11 +109,11 @@ class Cleaner:
         self.tally.gaps += int(np.count_nonzero(image.bad & ~found.out))
         return _select(~found.out, rows.numbers, image.vectors(), text.vectors() if text else None, metadata)
 
-    def _vectors(self, raw: NDArray[np.floating]) -> _Measured:
+    def _vectors(self, raw: NDArray[np.floating], absent: NDArray[np.bool_] | None = None) -> _Measured:
         if self._storage == "bfloat16":
-            return _Measured(bfloat16_words(raw))
+            return _Measured(bfloat16_words(raw), absent)
         with np.errstate(over="ignore"):  # becomes infinite, and is found by its length
-            return _Measured(np.ascontiguousarray(raw, np.float32))
+            return _Measured(np.ascontiguousarray(raw, np.float32), absent)
 
     def _similarity(self, metadata: dict[str, pa.Array], rows: Rows, found: _Findings) -> None:
         """Null where it is missing or no cosine, or computed again from the two vectors, if that was asked for."""
@@ -129,23 +130,28 @@ class Cleaner:
             values[bad] = _cosines(rows.image[bad], rows.text[bad])
             bad = ~np.isfinite(values)
         if "similarity" in metadata:
-            found.judge("similarity", bad)
+            missing = _mask(metadata["similarity"].is_null())
+            found.judge_missing("similarity", bad & missing)
+            found.judge("similarity", bad & ~missing)
         metadata["similarity"] = pa.array(values, pa.float32(), mask=bad)
 
 
 class _Measured:
-    """Vectors as they are stored, and what their lengths tell."""
+    """Vectors as they are stored, and what their lengths tell; those that are `absent` are stored as empty ones."""
 
-    def __init__(self, stored: NDArray[np.uint16] | NDArray[np.float32]) -> None:
+    def __init__(
+        self, stored: NDArray[np.uint16] | NDArray[np.float32], absent: NDArray[np.bool_] | None = None
+    ) -> None:
         self._stored = stored
         lengths = row_lengths(stored)
         usable = (lengths > MIN_LENGTH) & (lengths < MAX_LENGTH)  # false for NaN too
-        self.bad = ~usable
+        self._empty = ~usable
+        self.bad = self._empty if absent is None else self._empty & ~absent
         self.not_unit = usable & (np.abs(lengths - 1) > _UNIT_TOLERANCE)
 
     def vectors(self) -> Vectors:
         """For the batch."""
-        return Vectors(self._stored, self.bad if self.bad.any() else None)
+        return Vectors(self._stored, self._empty if self._empty.any() else None)
 
 
 class _Findings:
@@ -173,6 +179,13 @@ class _Findings:
             self.leave_out(kind, rows)
         else:
             self._tally.kept[kind] += int(np.count_nonzero(rows))
+
+    def judge_missing(self, kind: RowKind, rows: NDArray[np.bool_]) -> None:
+        """The same for rows that lack something. In a shard of ours that is in order, unless a policy was given for it:
+        a picture of yours has no url or tag, and need not have a caption.
+        """
+        if not self._shard.ours or self._options.policy(kind) != "keep":
+            self.judge(kind, rows)
 
     def _fail(self, kind: RowKind, at: int) -> None:
         row, number = int(self._rows.numbers[at]), self._shard.number

@@ -10,10 +10,12 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 
+import numpy as np
 from pyarrow import ArrowException
 
+from cliphouse import index
 from cliphouse.engine import Engine
-from cliphouse.errors import EngineError, EngineUnavailable, ShardError
+from cliphouse.errors import EngineError, EngineUnavailable, ShardError, UsageError
 from cliphouse.pipeline import delete, deny, ledger
 from cliphouse.pipeline.dirt import Cleaner
 from cliphouse.pipeline.ledger import Entry
@@ -50,6 +52,7 @@ class Entrance:
         self._engine, self._info, self._options, self._progress = engine, info, options, progress
         self._columns = {name: info.columns[name] for name in INSERT_COLUMNS if name in info.columns}
         self._denied = deny.current(engine, info.name)
+        self._needs_text = "text_embedding" in index.definitions(engine, info.name)
         self._stopped = threading.Event()
         self._comment = threading.Lock()
         self._merging = set[str]()
@@ -169,6 +172,7 @@ class Entrance:
     def _pieces(self, group: Iterable[Batch], shard: OpenShard, label: str) -> Iterator[Piece]:
         for batch in group:
             self._check_stop()
+            self._check_text(batch, shard)
             yield from block(batch, shard=shard.number, storage=self._info.storage, columns=self._columns)
             self._tell(label, shard, int(batch.numbers[-1]) + 1)
 
@@ -180,6 +184,14 @@ class Entrance:
         if len(self._expected) > 1:
             total = sum(self._expected.values())
             self._progress(Progress(label="all shards", done=sum(self._reached.copy().values()), total=total))
+
+    def _check_text(self, batch: Batch, shard: OpenShard) -> None:
+        if self._needs_text and batch.text is not None and batch.text.empty is not None:
+            row = int(batch.numbers[np.argmax(batch.text.empty)])
+            raise UsageError(
+                f"{shard.where('text_embedding', row)} has no text embedding, and text_embedding has an index that "
+                "needs one in every row; drop it first: cliphouse index drop --column text"
+            )
 
     def _check_stop(self) -> None:
         if self._stopped.is_set():

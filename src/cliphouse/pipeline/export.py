@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cliphouse.engine import Engine, arrow_table
 from cliphouse.errors import UsageError
 from cliphouse.hits import Hits
-from cliphouse.pipeline.delete import Selection, by_condition, id_range
+from cliphouse.pipeline.delete import Selection, by_condition, by_shards, id_range
 from cliphouse.pipeline.folder import replacing
 from cliphouse.pipeline.plan import MARK, discover, encoder_of
 from cliphouse.reports import ExportReport
@@ -112,7 +112,15 @@ class _Pages:
         self._condition = by_condition(engine, info, wanted.where)[0] if wanted.where is not None else Selection("true")
         self._size = max(1, _PAGE_BYTES // (8 * max(info.dim, 1)))
         self._done = 0
-        self._total = len(wanted.hits) if wanted.hits is not None else self._count()
+        #: Those of the wanted shards that have such rows.
+        self.shards: list[int] = []
+        if wanted.hits is not None:
+            self._total = len(wanted.hits)
+        elif wanted.shards is None:
+            self._total = sum(rows for _, rows in self._counts(Selection("true")))
+        else:
+            found = [each for some in by_shards(wanted.shards) for each in self._counts(some)]
+            self.shards, self._total = [number for number, _ in found], sum(rows for _, rows in found)
         if wanted.shards is not None and not self._total:
             raise UsageError(f"no such rows in shards {shard_ranges(wanted.shards) or 'of an empty list'}")
 
@@ -121,7 +129,7 @@ class _Pages:
         if self.wanted.hits is not None:
             yield from self._of_hits(self.wanted.hits)
         elif self.wanted.shards is not None:
-            for number in self.wanted.shards:
+            for number in self.shards:
                 yield from self.of_shard(number)
         else:
             yield from self._in_order("true")
@@ -166,11 +174,16 @@ class _Pages:
     def _ask(self, sql: str, parameters: dict[str, Any]) -> pa.Table:
         return arrow_table(self._engine, sql, parameters).rename_columns(self.columns)
 
-    def _count(self) -> int:
-        shards = self.wanted.shards
-        within = "true" if shards is None else f"intDiv(id, {ROWS_PER_SHARD}) IN ({', '.join(map(str, shards))})"
-        sql = f"SELECT count() FROM {identifier(self.info.name)} WHERE {within} AND {self._condition.condition}"
-        return int(self._engine.query(Query(sql=sql)).rows[0][0])
+    def _counts(self, within: Selection) -> list[tuple[int, int]]:
+        """How many rows are wanted of each shard that has any."""
+        sql = (
+            f"SELECT intDiv(id, {ROWS_PER_SHARD}) AS number, count() FROM {identifier(self.info.name)}\n"
+            f"WHERE {within.condition} AND {self._condition.condition} GROUP BY number ORDER BY number"
+        )
+        return [
+            (int(number), int(rows))
+            for number, rows in self._engine.query(Query(sql=sql, parameters=within.parameters)).rows
+        ]
 
     def _counted(self, page: pa.Table) -> pa.Table:
         self._done += page.num_rows
@@ -210,9 +223,8 @@ def _to_shards(pages: _Pages, out: Path, dtype: np.dtype[Any], *, force: bool) -
     _check_directory(out, pages.info.encoder, force=force)
     files: list[Path] = []
     rows = 0
-    named = pages.wanted.shards
-    if named is not None:
-        for number in named:
+    if pages.wanted.shards is not None:
+        for number in pages.shards:
             with _Shards(out, pages.info.dim, dtype, number) as shards:
                 for page in pages.of_shard(number):
                     shards.write(page)

@@ -27,7 +27,7 @@ from cliphouse.schema import (
     identifier,
     ledger_name,
 )
-from cliphouse.types import CollectionInfo, LoadOptions, MergedShard, ProgressCallback, Shard, Storage
+from cliphouse.types import CollectionInfo, LoadOptions, MergedShard, ProgressCallback, Query, Shard, Storage
 
 #: How often workers that are to stop are looked after.
 _CANCEL_SECONDS = 0.2
@@ -80,7 +80,7 @@ def load_new(
     engine: Engine, info: CollectionInfo, opened: Opened, options: LoadOptions, progress: ProgressCallback | None
 ) -> LoadReport:
     """Create the collection and load into it; if not one shard gets in, leave nothing behind."""
-    _drop_orphan(engine, info.name)
+    _drop_orphans(engine, info.name)
     engine.command(create_table(info))
     info = catalog.find(engine, info.name) or info
     try:
@@ -267,12 +267,18 @@ def check_columns(info: CollectionInfo) -> None:
         )
 
 
-def _drop_orphan(engine: Engine, collection: str) -> None:
-    """Drop what stood beside a table that was dropped by hand, but not beside one that another loader just made."""
-    if catalog.exists(engine, collection):
-        return
-    for table in (ledger_name(collection), deleted_name(collection)):
-        drop(engine, table)
+def _drop_orphans(engine: Engine, collection: str) -> None:
+    """Drop what stands beside a table that was dropped by hand.
+
+    One answer says that there is no table and what is beside it. Asked one after the other, another loader could make
+    its table and its ledger in between, and lose the ledger.
+    """
+    names = [collection, ledger_name(collection), deleted_name(collection)]
+    sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name IN {names:Array(String)}"
+    found = {str(row[0]) for row in engine.query(Query(sql=sql, parameters={"names": names})).rows}
+    if collection not in found:
+        for table in found:
+            drop(engine, table)
 
 
 def _drop_if_empty(engine: Engine, collection: str) -> None:

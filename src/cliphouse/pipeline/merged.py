@@ -49,7 +49,12 @@ _Lengths = Counter[tuple[str, bool]]
 
 
 class ParquetShard:
-    """One parquet file. A row whose embedding is no list of `dim` numbers comes as a row of NaN in its place."""
+    """One parquet file. A row whose embedding is no list of `dim` numbers comes as a row of NaN in its place.
+
+    A text embedding that is null or an empty list is none, as an export has it of a picture without a caption.
+    """
+
+    ours = False  # an export tells of itself in a folder of npy files alone
 
     def __init__(self, shard: MergedShard, facts: _Facts, columns: Mapping[str, str]) -> None:
         self.shard = shard
@@ -126,6 +131,7 @@ class ParquetShard:
         rows, facts = len(numbers), self._facts
         image = np.empty((rows, self.dim), facts.dtype(facts.image))
         text = np.empty((rows, self.dim), facts.dtype(facts.text)) if facts.text else None
+        textless = np.zeros(rows, np.bool_)
         metadata: dict[str, list[pa.Array]] = {column: [] for column in self._sources}
         filled = 0
         for record in records:
@@ -134,6 +140,8 @@ class ParquetShard:
                 if name is not None and out is not None:
                     fit, other = _copy(record.column(name), out[here])
                     lengths.update({(name, True): fit, (name, False): other})
+            if facts.text:
+                textless[here] = _places(record.column(facts.text))[1] == 0
             for column, source in self._sources.items():
                 metadata[column].append(_plain(record.column(source)))
             filled += record.num_rows
@@ -142,7 +150,8 @@ class ParquetShard:
                 f"{self.source} gave {filled} of {rows} rows that its footer promises; download it again",
                 shard=self.number,
             )
-        return Rows(numbers, image, text, {name: pa.concat_arrays(parts) for name, parts in metadata.items() if parts})
+        joined = {name: pa.concat_arrays(parts) for name, parts in metadata.items() if parts}
+        return Rows(numbers, image, text, joined, textless)
 
     @contextmanager
     def _file(self) -> Iterator[Any]:

@@ -34,24 +34,24 @@ def block(batch: Batch, *, shard: int, storage: Storage, columns: Mapping[str, s
     yield varint(len(columns)) + varint(rows)
     for column, kind in columns.items():
         if column in vectors:
-            yield _header(column, embedding_type(storage))
+            yield header(column, embedding_type(storage))
             yield from arrays(vectors[column], rows)
         elif column == "id":
-            yield _header(column, "Int64") + (batch.numbers + shard * ROWS_PER_SHARD).astype("<i8").tobytes()
+            yield header(column, "Int64") + (batch.numbers + shard * ROWS_PER_SHARD).astype("<i8").tobytes()
         else:
             yield from _metadata(column, kind, batch.metadata.get(column), rows)
 
 
 def _metadata(column: str, kind: str, values: pa.Array | None, rows: int) -> Iterator[Piece]:
     if METADATA_COLUMNS[column][0] == "Int32":
-        yield _header(column, "Int32") + integers(values, rows)
+        yield header(column, "Int32") + integers(values, rows)
     elif column != "similarity":  # a LowCardinality column takes plain strings too
-        yield _header(column, "String")
+        yield header(column, "String")
         yield strings(values, rows)
     elif "Nullable" in kind:
-        yield _header(column, "Nullable(Float32)") + nulls(values, rows) + floats(values, rows)
+        yield header(column, "Nullable(Float32)") + nulls(values, rows) + floats(values, rows)
     else:  # a table made by hand
-        yield _header(column, "Float32") + floats(values, rows)
+        yield header(column, "Float32") + floats(values, rows)
 
 
 def varint(number: int) -> bytes:
@@ -140,5 +140,6 @@ def numbers(values: pa.Array, kind: pa.DataType) -> pa.Array:
     return values.cast(kind, safe=False)
 
 
-def _header(name: str, kind: str) -> bytes:
+def header(name: str, kind: str) -> bytes:
+    """What goes before a column's values: its name and its type."""
     return b"".join(varint(len(text)) + text for text in (name.encode(), kind.encode()))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cliphouse.errors import DimensionMismatch, RowCountMismatch, ShardError, TruncatedShard
 from cliphouse.pipeline import npy_header
+from cliphouse.pipeline.plan import is_ours
 from cliphouse.pipeline.rows import Rows, sources
 from cliphouse.types import MAX_DIM, MIN_DIM, ROWS_PER_SHARD, Shard
 
@@ -50,7 +51,7 @@ class NpyShard:
     ) -> None:
         self.shard = shard
         self.number, self.rows, self.dim = shard.number, image.rows, image.dim
-        self.has_text = text is not None
+        self.has_text, self.ours = text is not None, is_ours(shard)
         self._image, self._text, self._sources = image, text, sources_of_columns
         self._sums: dict[str, str] = {}
 

@@ -120,6 +120,12 @@ def encoder_of(directory: Path) -> str | None:
         raise UsageError(f"{path} cannot be read ({error}); remove it, and name the encoder with --encoder") from error
 
 
+def is_ours(shard: Shard) -> bool:
+    """Whether the folder of a shard says that `embed`, `add` or `export` wrote it."""
+    place = shard.image_embeddings.parent
+    return ((place.parent if place.name in _PLACES["image"][0] else place) / MARK).is_file()
+
+
 def pending(shards: Sequence[Shard], done: Iterable[int]) -> list[Shard]:
     """The shards still to do, in order."""
     finished = set(done)

@@ -18,13 +18,15 @@ from cliphouse.schema import DESCRIBING_COLUMNS, METADATA_COLUMNS
 class Rows:
     """Rows of a shard as its files hold them, unchecked; `numbers` says which.
 
-    Vectors are of shape (rows, dim), in any floating type; `metadata` is by the table's column.
+    Vectors are of shape (rows, dim), in any floating type; `metadata` is by the table's column. The rows of `textless`
+    have no text embedding, whatever is in its place.
     """
 
     numbers: NDArray[np.int64]
     image: NDArray[np.floating]
     text: NDArray[np.floating] | None
     metadata: Mapping[str, pa.Array]
+    textless: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,11 @@ class OpenShard(Protocol):
     @property
     def has_text(self) -> bool:
         """Whether it has text embeddings."""
+        ...
+
+    @property
+    def ours(self) -> bool:
+        """Whether cliphouse wrote it."""
         ...
 
     def where(self, column: str, row: int) -> str:

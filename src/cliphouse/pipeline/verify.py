@@ -9,18 +9,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cliphouse import catalog
 from cliphouse.engine import Engine, arrow_table
 from cliphouse.errors import ShardError
 from cliphouse.pipeline import ledger
-from cliphouse.pipeline.delete import id_range
+from cliphouse.pipeline.delete import deleted_of, id_range
 from cliphouse.pipeline.dirt import Cleaner
 from cliphouse.pipeline.native import floats, integers
 from cliphouse.pipeline.read import open_shard
 from cliphouse.pipeline.rows import Batch, OpenShard, Vectors
 from cliphouse.pipeline.texts import as_bytes
 from cliphouse.reports import Difference, ShardCheck, VerifyReport
-from cliphouse.schema import EMBEDDING_COLUMNS, METADATA_COLUMNS, deleted_name, identifier
+from cliphouse.schema import EMBEDDING_COLUMNS, METADATA_COLUMNS, identifier
 from cliphouse.types import (
     ROWS_PER_SHARD,
     CollectionInfo,
@@ -83,7 +82,6 @@ class _Verifier:
         self._ledger = {
             number: entry for number, entry in ledger.entries(engine, info.name).items() if entry.state != "quarantined"
         }
-        self._remembers = catalog.exists(engine, deleted_name(info.name))
         self.differences: list[Difference] = []
         self.different = 0
 
@@ -107,7 +105,7 @@ class _Verifier:
         """Compare one shard."""
         before, number = self.different, shard.number
         recorded = self._ledger.get(number)
-        deleted = self._deleted(id_range(number, number))
+        deleted = deleted_of(self._engine, self._info.name, number)
         rows, distinct, beyond, sampled = 0, 0, 0, 0
         try:
             opened: OpenShard | None = open_shard(shard, self._columns)
@@ -168,26 +166,26 @@ class _Verifier:
         if below := int(self._rows(f"SELECT count() FROM {self._table} WHERE id < 0")[0][0]):
             self.add([Difference(None, "ids", "are never negative", f"{below} rows with negative ids")])
 
-    def _compare(self, opened: OpenShard, rows: NDArray[np.int64], deleted: set[int], *, may_lack: bool) -> None:
-        number = opened.number
-        ids = rows + number * ROWS_PER_SHARD
+    def _compare(
+        self, opened: OpenShard, rows: NDArray[np.int64], deleted: NDArray[np.int64], *, may_lack: bool
+    ) -> None:
+        number, first = opened.number, opened.number * ROWS_PER_SHARD
         vectors = ", ".join(f"{identifier(column)}::Array(Float32) AS {column}_" for column in EMBEDDING_COLUMNS)
         columns = [*self._metadata, *(["similarity"] if "similarity" in self._info.columns else [])]
         sql = (
             f"SELECT id, {', '.join(map(identifier, columns))}, {vectors}\n"
             f"FROM {self._table} WHERE id IN {{ids:Array(Int64)}} ORDER BY id LIMIT 1 BY id"
         )
-        stored = arrow_table(self._engine, sql, {"ids": ids.tolist()}).combine_chunks()
-        present = np.asarray(stored.column("id").to_numpy() if stored.num_rows else [], dtype=np.int64)
-        still = [int(each) for each in present if int(each) in deleted]
-        self.add(Difference(number, f"row {each % ROWS_PER_SHARD}", "was deleted", "is there") for each in still)
+        stored = arrow_table(self._engine, sql, {"ids": (rows + first).tolist()}).combine_chunks()
+        taken = np.asarray(stored.column("id").to_numpy() if stored.num_rows else [], np.int64) - first
+        still = np.intersect1d(taken, deleted)
+        self.add(Difference(number, f"row {row}", "was deleted", "is there") for row in still)
         if not may_lack:
-            lacking = [int(each) for each in np.setdiff1d(ids, present) if int(each) not in deleted]
-            self.add(Difference(number, f"row {each % ROWS_PER_SHARD}", "is there", "is missing") for each in lacking)
-        if not len(present):
+            lacking = np.setdiff1d(rows, np.union1d(taken, deleted))
+            self.add(Difference(number, f"row {row}", "is there", "is missing") for row in lacking)
+        if not len(taken):
             return
         # What the loader would store of them, whatever its policies were.
-        taken = present - number * ROWS_PER_SHARD
         expected = Cleaner(opened, LoadOptions(on_bad_row="keep"), self._info.storage).clean(opened.take(taken))
         for column in self._metadata:
             for row, file, table in zip(taken, *_values(column, expected, stored.column(column)), strict=True):
@@ -239,12 +237,6 @@ class _Verifier:
         for kind in sorted(recorded.keys() & found.keys()):
             if recorded[kind] != found[kind]:
                 self.add([Difference(number, f"the {kind} file's checksum", found[kind], recorded[kind])])
-
-    def _deleted(self, condition: str) -> set[int]:
-        if not self._remembers:
-            return set()
-        sql = f"SELECT DISTINCT id FROM {identifier(deleted_name(self._info.name))} WHERE {condition}"
-        return {int(row[0]) for row in self._rows(sql)}
 
     def _count(self, number: int, files: int) -> tuple[int, int, int]:
         """Rows under the shard's ids, different ids among them, and rows that its files do not have."""

@@ -1,0 +1,252 @@
+"""The inverted lists of a collection as they stand: which there are, and which rows they answer for.
+
+Nothing tells the lists when the collection changes: rows come by loading, by `add` and by SQL. So what they hold is
+compared with the collection, shard by shard, whenever the parts of either have changed. Rows that the lists do not hold
+as they are now are searched exactly, in the collection itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliphouse import catalog, notes
+from cliphouse.clusters import Clusters
+from cliphouse.engine import Engine, arrow_table
+from cliphouse.lists import TableColumn, assigned_name, clusters_name, lists_name, shard_facts
+from cliphouse.notes import Build, Notes
+from cliphouse.schema import EMBEDDING_COLUMNS, identifier
+from cliphouse.types import CollectionInfo, IndexState, IvfConfig, Query
+
+#: A condition with more runs of ids than this takes longer to analyse than a scan.
+_MAX_RUNS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFacts:
+    """What a table has of one shard; `sum` is over hashes of the ids."""
+
+    rows: int
+    first: int
+    last: int
+    sum: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """The rows that lists answer for.
+
+    `within` is the condition for them in the lists, None if all are right; `tail` the condition for the others in the
+    collection, None if there are no others.
+    """
+
+    rows: int
+    total: int
+    within: str | None
+    tail: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lists:
+    """An inverted-list index that can be searched. `shares` remembers how many rows pass a filter."""
+
+    table: str
+    column: str
+    build: Build
+    clusters: Clusters
+    coverage: Coverage
+    columns: frozenset[str]
+    shares: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As the tutorial names indexes, with the kind: image_ivf."""
+        return index_name(self.column)
+
+
+def index_name(column: str) -> str:
+    """What the index on `column` is called: image_embedding has image_ivf."""
+    return column.removesuffix("_embedding") + "_ivf"
+
+
+def all_tables(engine: Engine, collection: str) -> list[str]:
+    """The tables of lists, of clusters and of assignments, of this and earlier builds."""
+    prefixes = [lists_name(collection, column, "") for column in EMBEDDING_COLUMNS]
+    sql = (
+        "SELECT name FROM system.tables WHERE database = currentDatabase()\n"
+        "AND (startsWith(name, {image:String}) OR startsWith(name, {text:String})) ORDER BY name"
+    )
+    return [
+        str(row[0])
+        for row in engine.query(Query(sql=sql, parameters={"image": prefixes[0], "text": prefixes[1]})).rows
+    ]
+
+
+def row_tables(engine: Engine, collection: str) -> list[str]:
+    """The tables among them that hold copies of rows."""
+    found = all_tables(engine, collection)
+    return [name for name in found if clusters_name(name) in found]
+
+
+def columns_of(engine: Engine, table: str) -> list[TableColumn]:
+    """The columns of a table, in order."""
+    sql = (
+        "SELECT name, type, default_kind, default_expression FROM system.columns\n"
+        "WHERE database = currentDatabase() AND table = {table:String} ORDER BY position"
+    )
+    return [TableColumn(*map(str, row)) for row in engine.query(Query(sql=sql, parameters={"table": table})).rows]
+
+
+def find(
+    engine: Engine, info: CollectionInfo, known: Notes, column: str, before: Lists | None = None
+) -> Lists | None:
+    """The lists of `column` that can be searched now; what `before` holds of the same build is not read again."""
+    build = notes.build_of(known, column, "ivf", "ready")
+    if build is None:
+        return None
+    table = lists_name(info.name, column, build.token)
+    if not catalog.exists(engine, table) or not catalog.exists(engine, clusters_name(table)):
+        return None
+    same = before is not None and before.build == build
+    return Lists(
+        table=table,
+        column=column,
+        build=build,
+        clusters=before.clusters if before and same else read_clusters(engine, table, info.dim),
+        coverage=coverage(engine, info, column, table),
+        columns=frozenset(each.name for each in columns_of(engine, table)),
+    )
+
+
+def read_clusters(engine: Engine, lists: str, dim: int) -> Clusters:
+    """The clusters of a build."""
+    sql = f"SELECT centroid, radius, rows FROM {identifier(clusters_name(lists))} ORDER BY cluster"
+    found = arrow_table(engine, sql, {}).combine_chunks()
+    centroids = np.asarray(found.column("centroid").combine_chunks().flatten(), np.float32)
+    return Clusters(
+        centroids.reshape(found.num_rows, dim),
+        np.asarray(found.column("radius"), np.float32),
+        np.asarray(found.column("rows"), np.int64),
+    )
+
+
+def facts(engine: Engine, table: str, condition: str = "true") -> dict[int, ShardFacts]:
+    """What a table has of each shard."""
+    rows = engine.query(Query(sql=shard_facts(table, condition))).rows
+    return {int(shard): ShardFacts(*map(int, found)) for shard, *found in rows}
+
+
+def with_embedding(column: str) -> str:
+    """The condition for rows that an index on `column` holds."""
+    return f"notEmpty({identifier(column)})"
+
+
+def coverage(engine: Engine, info: CollectionInfo, column: str, lists: str) -> Coverage:
+    """Which rows of the collection the lists hold as they are."""
+    present, held = facts(engine, info.name, with_embedding(column)), facts(engine, lists)
+    total = sum(each.rows for each in present.values())
+    if _was_updated(engine, info.name, lists):
+        return Coverage(rows=0, total=total, within="false", tail="true")
+    right: dict[int, ShardFacts] = {shard: each for shard, each in held.items() if present.get(shard) == each}
+    for shard in held.keys() & present.keys() - right.keys():
+        # Rows may have been added behind those that are held.
+        mine = held[shard]
+        inside = facts(engine, info.name, f"{with_embedding(column)} AND {between(mine.first, mine.last)}")
+        if inside.get(shard) == mine:
+            right[shard] = mine
+    rows = sum(each.rows for each in right.values())
+    runs = _runs(right, {shard for shard in present if shard not in right or present[shard] != right[shard]})
+    if len(runs) > _MAX_RUNS:
+        return Coverage(rows=0, total=total, within="false", tail="true")
+    condition = " OR ".join(between(first, last) for first, last in runs) or "false"
+    return Coverage(
+        rows=rows,
+        total=total,
+        within=None if len(right) == len(held) else f"({condition})",
+        tail=None if rows == total else f"NOT ({condition})",
+    )
+
+
+def between(first: int, last: int) -> str:
+    """The condition for ids from `first` to `last`."""
+    return f"(id BETWEEN {first} AND {last})"
+
+
+def states(engine: Engine, info: CollectionInfo, known: Notes) -> list[IndexState]:
+    """The collection's inverted-list indexes as they stand, by name."""
+    found = []
+    for column in EMBEDDING_COLUMNS:
+        building = notes.build_of(known, column, "ivf", "building")
+        lists = find(engine, info, known, column)
+        if lists is None and building is None:
+            continue
+        tuned = notes.curve_of(known, column, "ivf")
+        total = lists.coverage.total if lists else catalog.count_rows(engine, info.name)
+        found.append(
+            IndexState(
+                name=index_name(column),
+                column=column,
+                config=IvfConfig(nlist=len(lists.clusters)) if lists else (building or Build(token="")).config,
+                rows_indexed=lists.coverage.rows if lists else 0,
+                rows_total=total,
+                disk_bytes=_disk_bytes(engine, lists.table) if lists else 0,
+                memory_bytes=lists.clusters.centroids.nbytes if lists else 0,
+                building=lists is None,
+                build_seconds=lists.build.seconds if lists else None,
+                tuned=tuned.wanted if tuned else None,
+            )
+        )
+    return found
+
+
+def drop(engine: Engine, collection: str, column: str, *, but: str = "") -> bool:
+    """Drop the tables of all builds on `column`, but the one with the token `but`; whether there were any."""
+    prefix = lists_name(collection, column, "")
+    keep = lists_name(collection, column, but) if but else None
+    tables = [
+        name
+        for name in all_tables(engine, collection)
+        if name.startswith(prefix) and not (keep and name in (keep, clusters_name(keep), assigned_name(keep)))
+    ]
+    for name in tables:
+        engine.command(f"DROP TABLE IF EXISTS {identifier(name)} SYNC")
+    return bool(tables)
+
+
+def _disk_bytes(engine: Engine, lists: str) -> int:
+    return catalog.total_bytes(engine, lists) + catalog.total_bytes(engine, clusters_name(lists))
+
+
+def _runs(right: Mapping[int, ShardFacts], wrong: Iterable[int]) -> list[tuple[int, int]]:
+    """The ids of the shards that are right, as runs: between two of one run there is no row that is not held."""
+    others = np.array(sorted(wrong), np.int64)
+    runs: list[tuple[int, int]] = []
+    before = None
+    for shard in sorted(right):
+        apart = before is None or _any_between(others, before, shard)
+        if apart or before is None:
+            runs.append((right[shard].first, right[shard].last))
+        else:
+            runs[-1] = (runs[-1][0], right[shard].last)
+        before = shard
+    return runs
+
+
+def _any_between(numbers: NDArray[np.int64], first: int, last: int) -> bool:
+    return bool(np.searchsorted(numbers, last, "right") > np.searchsorted(numbers, first, "left"))
+
+
+def _was_updated(engine: Engine, collection: str, lists: str) -> bool:
+    """Whether somebody changed rows in place since the lists were begun: then nobody knows which are still right."""
+    sql = (
+        "SELECT count() FROM system.mutations WHERE database = currentDatabase() AND table = {name:String}\n"
+        "AND command ILIKE '%UPDATE%' AND command NOT ILIKE '%_row_exists%' AND create_time >=\n"
+        "(SELECT min(metadata_modification_time) FROM system.tables\n"
+        "WHERE database = currentDatabase() AND name = {lists:String})"
+    )
+    return bool(engine.query(Query(sql=sql, parameters={"name": collection, "lists": lists})).rows[0][0])
+
+

@@ -1,0 +1,121 @@
+"""DDL and statements of the inverted-list index as pure functions: one table of lists, one of clusters, one of notes.
+
+The lists are a copy of the collection's rows in the order of their clusters, so that those of one cluster lie together
+and a search reads few long ranges. Metadata is copied too: a filter is applied where the vectors are, before the cut.
+Why tables and not an index of the engine's: docs/decisions/0017-ivf.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cliphouse.schema import EMBEDDING_COLUMNS, identifier
+from cliphouse.types import ROWS_PER_SHARD
+
+#: Rows of a granule: a cluster is a few of them, so that little is read for nothing. The engine's 8,192 would be 8 MB.
+_GRANULE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    """A column as the engine defines it: `kind` is "" for one that is stored as it is, else DEFAULT, ALIAS, ..."""
+
+    name: str
+    type: str
+    kind: str
+    expression: str
+
+
+def lists_name(collection: str, column: str, token: str) -> str:
+    """The table that holds the rows by cluster; `token` tells one build from another."""
+    return f"{collection}_{column.removesuffix('_embedding')}_ivf_{token}"
+
+
+def clusters_name(lists: str) -> str:
+    """The table of a build's clusters."""
+    return f"{lists}_clusters"
+
+
+def assigned_name(lists: str) -> str:
+    """The table that says, while rows are copied, which cluster each belongs to."""
+    return f"{lists}_assigned"
+
+
+def notes_name(collection: str) -> str:
+    """The table that remembers of each index what the engine does not."""
+    return f"{collection}_indexes"
+
+
+def create_notes(collection: str) -> str:
+    """A note about an index: a newer one of its column, kind and topic replaces an older. Each insert is fsynced."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {identifier(notes_name(collection))}\n(\n"
+        "    `column` LowCardinality(String),\n    `kind` LowCardinality(String),\n    `topic` LowCardinality(String),\n"
+        "    `note` String,\n    `noted_at` DateTime64(6) DEFAULT now64(6)\n)\n"
+        "ENGINE = ReplacingMergeTree(noted_at)\nORDER BY (column, kind, topic)\n"
+        "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
+    )
+
+
+def create_lists(lists: str, column: str, columns: Sequence[TableColumn]) -> str:
+    """The table of rows by cluster, with the columns of the collection but the other embedding."""
+    lines = ["`cluster` UInt32 CODEC(Delta, ZSTD(1))"]
+    for each in copied(columns, column):
+        codec = {"id": " CODEC(Delta, ZSTD(1))", column: " CODEC(NONE)"}.get(each.name, "")
+        codec = codec or (" CODEC(ZSTD(1))" if each.type == "String" else "")
+        lines.append(f"{identifier(each.name)} {each.type}{codec}")
+    lines += [
+        f"{identifier(each.name)} {each.type} ALIAS {each.expression}" for each in columns if each.kind == "ALIAS"
+    ]
+    return (
+        f"CREATE TABLE IF NOT EXISTS {identifier(lists)}\n(\n    " + ",\n    ".join(lines) + "\n)\n"
+        "ENGINE = MergeTree\nORDER BY (cluster, id)\n"
+        f"SETTINGS index_granularity = {_GRANULE}, min_bytes_for_wide_part = 0, "
+        "cleanup_delay_period = 1, cleanup_delay_period_random_add = 0, max_cleanup_delay_period = 10"
+    )
+
+
+def copied(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
+    """The columns that the lists of `column` hold: all that are stored, but the other embedding."""
+    others = {*EMBEDDING_COLUMNS} - {column}
+    return [each for each in columns if each.kind not in ("ALIAS", "EPHEMERAL") and each.name not in others]
+
+
+def create_clusters(lists: str) -> str:
+    """The clusters: a centroid is the mean of unit vectors, `radius` how far from it its rows lie (root mean square)."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {identifier(clusters_name(lists))}\n(\n"
+        "    `cluster` UInt32,\n    `centroid` Array(Float32) CODEC(NONE),\n    `radius` Float32,\n    `rows` UInt64\n)\n"
+        "ENGINE = MergeTree\nORDER BY cluster"
+    )
+
+
+def create_assigned(lists: str) -> str:
+    """Which cluster each row of a run of ids belongs to."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {identifier(assigned_name(lists))} (`id` Int64, `cluster` UInt32)\n"
+        "ENGINE = MergeTree\nORDER BY id"
+    )
+
+
+def copy_rows(collection: str, lists: str, column: str, columns: Sequence[TableColumn], ids: str) -> str:
+    """Copy the rows of the condition `ids` to the lists, each to the cluster it was assigned to."""
+    names = [each.name for each in copied(columns, column)]
+    listed = ", ".join(identifier(name) for name in names)
+    return (
+        f"INSERT INTO {identifier(lists)} (`cluster`, {listed})\n"
+        f"SELECT assigned.cluster, {', '.join(f'source.{identifier(name)}' for name in names)}\n"
+        f"FROM (SELECT {listed} FROM {identifier(collection)} WHERE {ids}) AS source\n"
+        f"INNER JOIN {identifier(assigned_name(lists))} AS assigned ON source.id = assigned.id\n"
+        "SETTINGS min_insert_block_size_rows = 262144, min_insert_block_size_bytes = 268435456, "
+        "max_insert_threads = 1, query_plan_join_swap_table = 'false'"
+    )
+
+
+def shard_facts(table: str, condition: str) -> str:
+    """Of each shard in a table: its rows, their first and last id, and a sum that tells other ids apart."""
+    return (
+        f"SELECT intDiv(id, {ROWS_PER_SHARD}) AS number, count(), min(id), max(id), sum(cityHash64(id))\n"
+        f"FROM {identifier(table)}\nWHERE {condition}\nGROUP BY number ORDER BY number"
+    )
