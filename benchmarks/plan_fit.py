@@ -27,14 +27,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from benchmarks import facts, laion_like
 from benchmarks.files import HERE, read_parameters, say, write_result
-from cliphouse import costs
+from cliphouse.clusters import count_for
+from cliphouse.cost_model import Model
+from cliphouse.costs import ivf_flops, ivf_read_bytes
 from cliphouse.types import IndexConfig
 
 #: The coefficients, where the package reads them.
-MODEL = HERE.parent / "src" / "cliphouse" / "cost_model.json"
+MODEL_FILE = HERE.parent / "src" / "cliphouse" / "cost_model.json"
 PARTS = ("disk", "exact", "hnsw", "ivf")
 #: Recalls from which the effort that reaches another one is told: few misses are chance, and many follow another law.
 _TELLING = (0.6, 0.995)
+#: What the result says of what was measured.
+_NOTES = {
+    "load": "`Collection.load`, until all is on the disk; the files are in the page cache",
+    "exact": "`Collection.search(vector, exact=True)`: from the engine's cache, from the page cache, and from the disk",
+    "hnsw": "`Collection.build_index(config=IndexConfig())`: bf16, M 64, ef_construction 256",
+    "ivf": "`Collection.build_index(config=IvfConfig())`: inverted lists in tables, on disk",
+}
 Measured = Mapping[str, Any]
 
 
@@ -105,23 +114,33 @@ def least_squares(columns: Sequence[ArrayLike], values: ArrayLike) -> NDArray[np
     return result
 
 
-def fit_misses(points: Iterable[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """a, p and q of misses = exp(a - p ln x + q ln n), from points (x, n, recall).
+def fit_misses(points: Iterable[tuple[float, float, float]], least: float, most: float) -> tuple[float, float, float]:
+    """a, p and q of misses = exp(a - p ln x + q ln n), from points (x, n, recall), with q / p from `least` to `most`.
 
-    More rows are never easier to search, and more effort never finds less: q is from 0 to p... of what is told.
+    Outside of these bounds a larger collection would be easier to search, which a few points of chance may well say.
+
+    Raises:
+        ValueError: the points say that more effort finds no more.
     """
     telling = [each for each in points if _TELLING[0] <= each[2] <= _TELLING[1]]
     x, n, recall = np.array(telling, np.float64).T
-    matrix = np.stack([np.ones_like(x), -np.log(x), np.log(n)], axis=1)
-    a, p, q = np.linalg.lstsq(matrix, np.log(1 - recall), rcond=None)[0]
+    misses, one = np.log(1 - recall), np.ones_like(x)
+    a, p, q = np.linalg.lstsq(np.stack([one, -np.log(x), np.log(n)], axis=1), misses, rcond=None)[0]
+    if not least <= q / p <= most:
+        ratio = min(max(q / p, least), most)
+        a, p = np.linalg.lstsq(np.stack([one, ratio * np.log(n) - np.log(x)], axis=1), misses, rcond=None)[0]
+        q = ratio * p
+    if p <= 0:
+        raise ValueError("more effort finds no more; measure more queries, or other efforts")
     return float(a), float(p), float(q)
 
 
-def fit(points: Sequence[Measured], cores: int, dim: int) -> costs.Model:
+def fit(points: Sequence[Measured], cores: int, dim: int) -> Model:
     """The model that is nearest to what was measured on a machine of so many cores."""
     by_part = {part: sorted((e for e in points if e["part"] == part), key=lambda e: int(e["rows"])) for part in PARTS}
     (disk,) = by_part["disk"]
-    return costs.Model(
+    return Model(
+        dim=dim,
         **_fit_exact(by_part["exact"], disk, cores, dim),
         **_fit_hnsw(by_part["hnsw"], cores, dim),
         **_fit_ivf(by_part["ivf"], cores, dim),
@@ -159,21 +178,24 @@ def _fit_hnsw(points: Sequence[Measured], cores: int, dim: int) -> dict[str, Any
         "hnsw_disk": float(np.mean([each["index_bytes"] / one for each, one in zip(points, graph, strict=True)])),
         "hnsw_base": float(base),
         "hnsw_step": float(step),
-        "hnsw_miss": fit_misses((one["ef_search"], n, one["recall"]) for n, one in searches),
+        "hnsw_miss": fit_misses(((one["ef_search"], n, one["recall"]) for n, one in searches), 0, math.inf),
     }
 
 
 def _fit_ivf(points: Sequence[Measured], cores: int, dim: int) -> dict[str, Any]:
     rows = np.array([each["rows"] for each in points], np.float64)
-    flops = np.array([costs.ivf_flops(each["rows"], dim) for each in points])
+    flops = np.array([ivf_flops(each["rows"], dim) for each in points])
     fixed, row, flop = least_squares([1, rows / cores, flops / cores], [each["build_seconds"] for each in points])
-    searches = [
-        (each["rows"], one, one["nprobe"] / costs.lists(each["rows"])) for each in points for one in each["efforts"]
-    ]
-    searches = [each for each in searches if each[2] < 1]
-    read = [(share * n + costs.lists(n) * 2) * dim * 2 / cores for n, _, share in searches]
+    # nprobe counts clusters of mean size, so it is a share of the rows too.
+    asked = [(each["rows"], one, one["nprobe"] / count_for(each["rows"])) for each in points for one in each["efforts"]]
+    searches = [each for each in asked if each[2] < 1]
     base, probe, byte = least_squares(
-        [1, [one["nprobe"] for _, one, _ in searches], read], [one["p50_seconds"] for _, one, _ in searches]
+        [
+            1,
+            [one["nprobe"] for _, one, _ in searches],
+            [ivf_read_bytes(n, dim, share) / cores for n, _, share in searches],
+        ],
+        [one["p50_seconds"] for _, one, _ in searches],
     )
     return {
         "ivf_fixed": float(fixed),
@@ -183,11 +205,11 @@ def _fit_ivf(points: Sequence[Measured], cores: int, dim: int) -> dict[str, Any]
         "ivf_base": float(base),
         "ivf_list": float(probe),
         "ivf_byte": float(byte),
-        "ivf_miss": fit_misses((share, n, one["recall"]) for n, one, share in searches),
+        "ivf_miss": fit_misses(((share, n, one["recall"]) for n, one, share in searches), -1, 0),
     }
 
 
-def committed(model: costs.Model, points: Sequence[Measured], run: Run) -> dict[str, Any]:
+def committed(model: Model, points: Sequence[Measured], run: Run) -> dict[str, Any]:
     """What the package keeps: coefficients, the machine, and where they come from."""
     (disk,) = (each for each in points if each["part"] == "disk")
     machine = facts.machine()
@@ -214,7 +236,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?", default="plan", help="a name in benchmarks/runs, or a TOML file")
     parser.add_argument("--data", type=Path, help="a directory with shard 0; drawn and kept if not given")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where the result goes")
-    parser.add_argument("--model", type=Path, default=MODEL, help="where the coefficients go")
+    parser.add_argument("--model", type=Path, default=MODEL_FILE, help="where the coefficients go")
     parser.add_argument("--scratch", type=Path, default=laion_like.DATA / "plan", help="where points are kept")
     parser.add_argument("--points", help="measure these anew and nothing else, with commas between; writes no result")
     parser.add_argument("--shared", action="store_true", help="other work is on the machine")
@@ -231,3 +253,23 @@ def main() -> None:
     if options.points:
         return
     points = [json.loads((kept / f"{name}.json").read_text(encoding="utf-8")) for name in run.points()]
+    machine = facts.machine()
+    package = committed(fit(points, machine["cores"], run.dim), points, run)
+    options.model.write_text(json.dumps(package, indent=1) + "\n", encoding="utf-8")
+    result = {
+        "run": run.name,
+        "kind": run.kind,
+        "date": package["measured"],
+        **facts.commit(),
+        "machine": machine,
+        "versions": facts.versions(points[-1]["engine"], ("chdb", "numpy")),
+        "systems": [{"label": label, "note": note} for label, note in _NOTES.items()],
+        "parameters": asdict(run),
+        "model": package,
+        "points": points,
+    }
+    say(f"wrote {write_result(result, options.out)} and {options.model}")
+
+
+if __name__ == "__main__":
+    main()

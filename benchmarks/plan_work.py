@@ -2,8 +2,8 @@
 
     python -m benchmarks.plan_work JOB.json
 
-The job names a `part`, the `rows` to take from the head of the shard in `data`, and a `place` for the database, which is
-removed at the end. What was measured goes to standard output as JSON.
+The job names a `part`, the `rows` to take from the head of the shard in `data`, and a `place` for the database, which
+is removed at the end. What was measured goes to standard output as JSON.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks import laion_like, truth
-from benchmarks.measures import percentile, recall_at_k
 from benchmarks.systems import settle
 from cliphouse import Collection, Hits, IndexConfig, SearchParams, types
 from cliphouse.hardware import disk_speed
+from cliphouse.measures import percentile, recall_at_k
 from cliphouse.types import ROWS_PER_SHARD, IndexKind, SearchPath
 
 Job = Mapping[str, Any]
@@ -109,12 +109,13 @@ def measure(job: Job) -> dict[str, Any]:
             load_seconds = time.perf_counter() - start
             point = Point(collection, job, np.load(source / "img_emb_0.npy", mmap_mode="r"))
             told = _PARTS[job["part"]](point, job)
-            return {"part": job["part"], "rows": job["rows"], "load_seconds": load_seconds, **told}
+            known = {"part": job["part"], "rows": job["rows"], "engine": collection.engine.capabilities.version}
+            return {**known, "load_seconds": load_seconds, **told}
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _exact(point: Point, job: Job) -> dict[str, Any]:
+def _exact(point: Point, _: Job) -> dict[str, Any]:
     status = point.collection.status()
     paged = point.first()
     resident = _resident_bytes()

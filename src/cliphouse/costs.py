@@ -1,19 +1,16 @@
-"""What a collection will cost before it is there: a model of disk, memory, time and latency, and which index it advises.
+"""What a collection will cost before it is there: a model of disk, memory, time and latency, and the index to choose.
 
-Each quantity is a small formula, with coefficients that `python -m benchmarks.plan_fit` finds by least squares from
-measured runs and keeps in cost_model.json. docs/decisions/0018-cost-model.md says what each formula leaves out.
+Each quantity is a small formula with fitted coefficients. docs/decisions/0018-cost-model.md says what they leave out.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import lru_cache
-from importlib.resources import files
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
+from cliphouse.clusters import SAMPLE_PER_CLUSTER, count_for
+from cliphouse.cost_model import Hardware, Model, fitted, measured_hardware
 from cliphouse.errors import UsageError
 from cliphouse.types import MAX_DIM, MAX_EF_SEARCH, MIN_DIM, IndexConfig, SearchPath
 
@@ -31,41 +28,19 @@ LONGEST_BUILD, WORTH_A_GRAPH = 3600.0, 1.5
 WORTH_AN_INDEX = 1.25
 #: Loading and building write each byte twice: in small parts, and merged.
 WRITTEN_TIMES = 2.0
-#: Rows that train one cluster, and the rounds of training: those of building an ivf index.
-SAMPLE_PER_LIST, ROUNDS = 40, 8
+#: How an ivf index is built: rounds of training, on so many rows at most, and the share of centroids a row meets.
+_ROUNDS, _SAMPLE_ROWS, _MET_SHARE = 8, 1_000_000, 1 / 8
 #: The least that a search through a graph looks at.
 _LEAST_EF = 10
 #: Bytes of a number of a vector in the table.
 _NUMBER = 2
-#: What nobody measured, and is assumed: one random read of a disk, with one at a time for each core; asking another
-#: machine and merging its rows; memory that C cores read together.
+#: What nobody measured, and is assumed: one random read of a disk, one at a time for each core; asking
+#: other machines, and merging the rows of each.
 SEEK_SECONDS = 1e-4
 MERGE_SECONDS, MERGE_SECONDS_A_MACHINE = 1e-3, 1e-5
-MEMORY_READ_A_CORE, MEMORY_READ_MOST = 20e9, 200e9
 
 MAX_ROWS = 10**13
 MAX_MACHINES = 100_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hardware:
-    """One machine; speeds in bytes a second."""
-
-    cores: int
-    memory_bytes: int
-    disk_read: float
-    disk_write: float
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if not 0 < value < math.inf:
-                raise UsageError(f"{each.name} must be over 0, got {value}")
-
-    @property
-    def memory_read(self) -> float:
-        """What all cores together can read from memory."""
-        return min(self.cores * MEMORY_READ_A_CORE, MEMORY_READ_MOST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,45 +66,6 @@ class Wanted:
     def rows_each(self) -> int:
         """Rows of the machine that has most: each holds a share of the rows, and answers every search."""
         return -(-self.rows // self.machines)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """The coefficients. Work is in seconds of one core, and shared among all of them; fixed parts are not.
-
-    Vectors were of `dim` numbers, which work on rows is in proportion to. `metadata_bytes`: of a row on disk, besides its vectors. `engine_bytes`: of memory, for an engine that holds data.
-    `load_fixed`, `load_row`: of a load, and of a row in it. `exact_base`: of an exact search, and
-    `cached_byte`, `paged_byte` of a byte of its column in the engine's or the system's cache; `disk_share`: of the
-    disk's speed that a cold scan reaches. `hnsw_row`: of a row, for each doubling of the rows; `hnsw_disk`: bytes on
-    disk for one in memory; `hnsw_base`, `hnsw_step`: of a search, and of a candidate of its list for each doubling.
-    `ivf_fixed`, `ivf_row`, `ivf_flop`: of a build, of a row and of a multiplication or addition in it; `ivf_disk`: bytes
-    on disk for one of the vectors; `ivf_base`, `ivf_list`, `ivf_byte`: of a search, of each list and of each byte read.
-    A search that looks at x (candidates of hnsw, a share of the lists of ivf) of n rows misses exp(a - p ln x + q ln n)
-    of what it should find, where a, p and q are `hnsw_miss` and `ivf_miss`.
-    """
-
-    dim: int
-    metadata_bytes: float
-    engine_bytes: float
-    load_fixed: float
-    load_row: float
-    exact_base: float
-    cached_byte: float
-    paged_byte: float
-    disk_share: float
-    hnsw_row: float
-    hnsw_disk: float
-    hnsw_base: float
-    hnsw_step: float
-    hnsw_miss: tuple[float, float, float]
-    ivf_fixed: float
-    ivf_row: float
-    ivf_flop: float
-    ivf_disk: float
-    ivf_base: float
-    ivf_list: float
-    ivf_byte: float
-    ivf_miss: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,28 +110,6 @@ class Plan:
         return next(each for each in self.costs if each.kind == kind)
 
 
-@lru_cache(maxsize=1)
-def committed() -> Mapping[str, Any]:
-    """cost_model.json: the coefficients, and where they come from."""
-    found: dict[str, Any] = json.loads((files("cliphouse") / "cost_model.json").read_text(encoding="utf-8"))
-    return found
-
-
-def from_json(coefficients: Mapping[str, Any]) -> Model:
-    """The model that these plain values describe."""
-    return Model(**{name: tuple(value) if isinstance(value, list) else value for name, value in coefficients.items()})
-
-
-def fitted() -> Model:
-    """The coefficients that were fitted to measured runs."""
-    return from_json(committed()["coefficients"])
-
-
-def measured_hardware() -> Hardware:
-    """The machine that they were measured on."""
-    return Hardware(**committed()["hardware"])
-
-
 def choose(
     *,
     rows: int,
@@ -236,25 +150,20 @@ def plan(wanted: Wanted, hardware: Hardware, model: Model | None = None) -> Plan
     )
 
 
-def lists(rows: int) -> int:
-    """Clusters of an ivf index over so many rows."""
-    return max(1, min(rows // SAMPLE_PER_LIST, round(4 * math.sqrt(rows))))
-
-
 def ivf_flops(rows: int, dim: int) -> float:
     """Multiplications and additions that building an ivf index takes.
 
-    A row meets the centres of root-many coarse cells, and then an eighth of the centroids; so do, in each round of
+    A row meets the centres of root-many coarse cells, and then a share of the centroids; so do, in each round of
     training, the rows of the sample.
     """
-    count = lists(rows)
-    met = math.sqrt(count) + count / 8
-    return 2.0 * dim * met * (rows + ROUNDS * SAMPLE_PER_LIST * count)
+    count = count_for(rows)
+    met = math.sqrt(count) + count * _MET_SHARE
+    return 2.0 * dim * met * (rows + _ROUNDS * min(SAMPLE_PER_CLUSTER * count, _SAMPLE_ROWS))
 
 
 def ivf_read_bytes(rows: int, dim: int, share: float) -> float:
     """Bytes that a search compares which reads a share of the lists: their rows, and all centroids, of float32."""
-    return (share * rows * _NUMBER + lists(rows) * 4) * dim
+    return (share * rows * _NUMBER + count_for(rows) * 4) * dim
 
 
 def duration(seconds: float) -> str:
@@ -353,7 +262,7 @@ def _hnsw(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
 
 
 def _ivf(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
-    rows, dim, count = wanted.rows_each, wanted.dim, lists(wanted.rows_each)
+    rows, dim, count = wanted.rows_each, wanted.dim, count_for(wanted.rows_each)
     share = min(1.0, _effort(model.ivf_miss, wanted))
     probes = max(1, math.ceil(share * count))
     column, read = _column_bytes(wanted), ivf_read_bytes(rows, dim, share)

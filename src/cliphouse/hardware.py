@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cliphouse.costs import Hardware, measured_hardware
+from cliphouse.cost_model import Hardware, measured_hardware
 from cliphouse.engine import machine_memory_bytes
 
 _PROBE_BYTES = 256 * 2**20
@@ -20,18 +20,22 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def detect(directory: Path) -> tuple[Hardware, bool]:
-    """This machine with the disk that holds `directory`, and whether that disk was measured.
+def machine() -> Hardware:
+    """The cores and the memory here, with a disk as fast as that of the machine the cost model was measured on."""
+    return replace(measured_hardware(), cores=usable_cores(), memory_bytes=machine_memory_bytes())
 
-    256 MiB are written and read there, and removed. A disk that has not the room, or may not be written to, is taken to
-    be as fast as that of the machine the cost model was measured on.
+
+def detect(directory: Path) -> tuple[Hardware, bool]:
+    """The machine this runs on, with the disk that holds `directory`, and whether that disk was measured.
+
+    256 MiB are written and read there, and removed. A disk that has not the room, or may not be written to, is as
+    `machine` takes it to be.
     """
-    machine = replace(measured_hardware(), cores=usable_cores(), memory_bytes=machine_memory_bytes())
     try:
         write, read = disk_speed(_existing(directory))
     except OSError:
-        return machine, False
-    return replace(machine, disk_write=write, disk_read=read), True
+        return machine(), False
+    return replace(machine(), disk_write=write, disk_read=read), True
 
 
 def disk_speed(directory: Path, size: int = _PROBE_BYTES) -> tuple[float, float]:
