@@ -117,7 +117,8 @@ def least_squares(columns: Sequence[ArrayLike], values: ArrayLike) -> NDArray[np
 def fit_misses(points: Iterable[tuple[float, float, float]], least: float, most: float) -> tuple[float, float, float]:
     """a, p and q of misses = exp(a - p ln x + q ln n), from points (x, n, recall), with q / p from `least` to `most`.
 
-    Outside of these bounds a larger collection would be easier to search, which a few points of chance may well say.
+    Outside of these bounds a larger collection would be easier to search, as a few points may well say by chance:
+    fewer candidates of a graph would do, or fewer of root-many lists.
 
     Raises:
         ValueError: the points say that more effort finds no more.
@@ -205,7 +206,7 @@ def _fit_ivf(points: Sequence[Measured], cores: int, dim: int) -> dict[str, Any]
         "ivf_base": float(base),
         "ivf_list": float(probe),
         "ivf_byte": float(byte),
-        "ivf_miss": fit_misses(((share, n, one["recall"]) for n, one, share in searches), -1, 0),
+        "ivf_miss": fit_misses(((share, n, one["recall"]) for n, one, share in searches), -0.5, 0),
     }
 
 
