@@ -92,7 +92,10 @@ def committed() -> Mapping[str, Any]:
 
 def from_json(coefficients: Mapping[str, Any]) -> Model:
     """The model that these plain values describe."""
-    return Model(**{name: tuple(value) if isinstance(value, list) else value for name, value in coefficients.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in coefficients.items()
+    }
+    return Model(**values)
 
 
 def fitted() -> Model:

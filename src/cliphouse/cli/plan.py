@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cliphouse.cli.options import DEFAULT_DB, debug_option, format_option
-from cliphouse.cli.quantities import Bytes, Count
+from cliphouse.cli.quantities import read_count, read_size, read_speed
 from cliphouse.cli.render import print_table, size
 from cliphouse.cost_model import Hardware, committed, measured_hardware
 from cliphouse.costs import Cost, Plan, Wanted, duration
@@ -21,7 +20,7 @@ from cliphouse.types import MAX_DIM, MIN_DIM
 
 
 @click.command()
-@click.option("--rows", type=Count(), required=True, metavar="N", help="Rows in all: 400M, 5.85B, 1000448.")
+@click.option("--rows", callback=read_count, required=True, metavar="N", help="Rows in all: 400M, 5.85B, 1000448.")
 @click.option("--dim", type=click.IntRange(MIN_DIM, MAX_DIM), default=512, show_default=True, help="Of the vectors.")
 @click.option(
     "--machines", type=click.IntRange(min=1), default=1, show_default=True, help="Rows are divided among them."
@@ -34,9 +33,11 @@ from cliphouse.types import MAX_DIM, MIN_DIM
     help="Share of the true neighbours of a text query that an index must find.",
 )
 @click.option("--cores", type=click.IntRange(min=1), help="Of each machine; those of this one by default.")
-@click.option("--memory", type=Bytes(), metavar="SIZE", help="Of each machine, for example 64GiB; as here by default.")
-@click.option("--disk-read", type=Bytes(rate=True), metavar="SPEED", help="For example 2GB/s; measured by default.")
-@click.option("--disk-write", type=Bytes(rate=True), metavar="SPEED", help="For example 1GB/s; measured by default.")
+@click.option(
+    "--memory", callback=read_size, metavar="SIZE", help="Of each machine, for example 64GiB; as here by default."
+)
+@click.option("--disk-read", callback=read_speed, metavar="SPEED", help="For example 2GB/s; measured by default.")
+@click.option("--disk-write", callback=read_speed, metavar="SPEED", help="For example 1GB/s; measured by default.")
 @click.option(
     "--place",
     default=DEFAULT_DB,
@@ -53,7 +54,7 @@ def plan(
     machines: int,
     recall: float,
     cores: int | None,
-    memory: float | None,
+    memory: int | None,
     disk_read: float | None,
     disk_write: float | None,
     place: Path,
@@ -78,8 +79,12 @@ def plan(
     """
     wanted = Wanted(rows=rows, dim=dim, machines=machines, recall=recall)
     hardware, measured = (machine(), True) if disk_read and disk_write else detect(place)
-    given = {"cores": cores, "memory_bytes": memory and int(memory), "disk_read": disk_read, "disk_write": disk_write}
-    hardware = replace(hardware, **{name: value for name, value in given.items() if value})
+    hardware = Hardware(
+        cores=cores or hardware.cores,
+        memory_bytes=memory or hardware.memory_bytes,
+        disk_read=disk_read or hardware.disk_read,
+        disk_write=disk_write or hardware.disk_write,
+    )
     found = plan_for(wanted, hardware)
     if form == "json":
         click.echo(json.dumps(_plain(found), indent=2))
