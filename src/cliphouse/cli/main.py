@@ -19,6 +19,7 @@ from cliphouse.cli.export import export
 from cliphouse.cli.index import index
 from cliphouse.cli.maintain import delete, deny, verify
 from cliphouse.cli.options import Invocation, debug_option
+from cliphouse.cli.plan import plan
 from cliphouse.cli.search import search
 from cliphouse.cli.sql import sql
 from cliphouse.cli.udf import udf
@@ -59,6 +60,7 @@ COMMANDS = (
     search,
     index,
     evaluate,
+    plan,
     sql,
     status,
     export,
