@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from numpy.typing import ArrayLike
 
-from cliphouse import catalog, evaluate, functions, index, ivf, notes, queries, schema
+from cliphouse import catalog, evaluate, functions, index, queries, ready, schema
 from cliphouse.encoders.access import ANYWHERE, ImageAccess
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.encoders.decode import MAX_PIXELS
@@ -141,7 +141,7 @@ class Collection:
             storage=info.storage,
             total_bytes=catalog.total_bytes(self.engine, self.name),
             disk_bytes=catalog.disk_bytes(self.engine, self.name),
-            indexes=tuple(self._indexes(info)),
+            indexes=tuple(ready.states(self.engine, info)),
         )
 
     # -- filling it ---------------------------------------------------------------------------------------------------
@@ -391,7 +391,11 @@ class Collection:
             cluster.build(self.engine, info, name, config, progress)
         else:
             index.build(self.engine, info, name, config, progress)
-        return next(state for state in self._indexes(info) if state.column == name and state.config.kind == config.kind)
+        return next(
+            state
+            for state in ready.states(self.engine, info)
+            if state.column == name and state.config.kind == config.kind
+        )
 
     def drop_index(self, column: Modality = "image", kind: IndexKind = "hnsw") -> str:
         """Drop the vector index of one column; return its name.
@@ -449,11 +453,6 @@ class Collection:
         named = info if info is not None and info.encoder else None
         key = (self._chosen.key, named and named.encoder, self.image_access)
         return lambda: self._chosen.load(named), self.image_access, key
-
-    def _indexes(self, info: CollectionInfo) -> list[IndexState]:
-        known = notes.read(self.engine, self.name)
-        found = [*index.states(self.engine, self.name, known), *ivf.states(self.engine, info, known)]
-        return sorted(found, key=lambda state: state.name)
 
     def _before_writing(self, storage: Storage | None) -> CollectionInfo | None:
         """The collection as it is, if it is there, after checking that what comes may enter it."""
