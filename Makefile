@@ -11,10 +11,11 @@ demo: $(VENV)/installed
 test: $(VENV)/test
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-# Loaders that die, by the hundred, where `make test` has a few: about half an hour. CRASHES is how many in each test.
+# Loaders that die, by the hundred, where `make test` has a few, and laws tried as often: about half an hour. CRASHES is
+# how many in each test.
 CRASHES ?= 200
 test-crash: $(VENV)/test
-	CLIPHOUSE_CRASHES=$(CRASHES) $(BIN)/python -m pytest tests/crash
+	CLIPHOUSE_CRASHES=$(CRASHES) $(BIN)/python -m pytest tests/crash tests/properties
 
 # The same encoders on PyTorch, for comparison: takes a processor's build of torch where there is one.
 TORCH ?= torch==2.13.0

@@ -90,6 +90,7 @@ class Faults:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer waits 40 ms for its client to acknowledge the headers
     sessions: Sessions
     faults = Faults()
 

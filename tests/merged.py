@@ -21,7 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cliphouse.pipeline.merged import ParquetShard, open_merged
+from cliphouse.types import MergedShard
 from tests.data import CAPTIONS, ENCODER
+
+#: The embeddings that files have where nobody gives others.
+ENCODED = ENCODER.encode_texts(CAPTIONS)
 
 
 def lists(vectors: NDArray[np.floating], kind: str = "list", *, without: Sequence[int] = ()) -> pa.Array:
@@ -38,6 +43,11 @@ def lists(vectors: NDArray[np.floating], kind: str = "list", *, without: Sequenc
     offsets = np.arange(len(vectors) + 1) * dim
     array = pa.LargeListArray if large else pa.ListArray
     return array.from_arrays(pa.array(offsets, pa.int64() if large else pa.int32()), values, mask=mask)
+
+
+def opened_at(path: Path, columns: dict[str, str] | None = None) -> ParquetShard:
+    """One such file, open."""
+    return open_merged(MergedShard(number=0, location=str(path)), columns or {})
 
 
 def write_merged(

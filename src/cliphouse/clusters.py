@@ -48,7 +48,8 @@ class Clusters:
         though its centroid is far. Counting rows, not clusters, makes searches take alike.
         """
         unit = target / np.float32(np.linalg.norm(target))
-        score = self.centroids @ unit + np.float32(RADIUS_WEIGHT) * self.radii
+        # Not a BLAS product: its threads would go on spinning for a while, on the cores that the engine needs now.
+        score = np.einsum("ij,j->i", self.centroids, unit) + np.float32(RADIUS_WEIGHT) * self.radii
         most = min(len(self), 4 * nprobe)
         first = np.argpartition(-score, most - 1)[:most] if most < len(self) else np.arange(len(self))
         first = first[np.argsort(-score[first])]
@@ -66,8 +67,10 @@ class Assigner:
     a cell's centre are those near the middle of everything, and others would be nobody's.)
     """
 
-    def __init__(self, centroids: NDArray[np.float32], cells: NDArray[np.float32]) -> None:
-        self._cells, self._cell_bias = cells, _half_squares(cells)
+    def __init__(self, centroids: NDArray[np.float32]) -> None:
+        self.centroids, self._bias = centroids, _half_squares(centroids)
+        self.cells = cells = _coarse_cells(centroids)
+        self._cell_bias = _half_squares(cells)
         count = -(-len(cells) // _CELL_SHARE)
         score = centroids @ cells.T - self._cell_bias
         nearest = np.argpartition(-score, count - 1, axis=1)[:, :count]
@@ -75,7 +78,6 @@ class Assigner:
         np.put_along_axis(homes, nearest, values=True, axis=1)
         homes[:, ~homes.any(axis=0)] = True  # a cell that no centroid is near to has them all
         self._candidates = [np.flatnonzero(homes[:, cell]) for cell in range(len(cells))]
-        self._centroids, self._bias = centroids, _half_squares(centroids)
 
     def assign(self, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
         """The number of the nearest centroid of each unit vector: shape (len(vectors),)."""
@@ -85,18 +87,20 @@ class Assigner:
         return found
 
     def _assign(self, vectors: NDArray[np.float32], out: NDArray[np.int64]) -> None:
-        cell = np.argmax(vectors @ self._cells.T - self._cell_bias, axis=1)
+        cell = np.argmax(vectors @ self.cells.T - self._cell_bias, axis=1)
         order = np.argsort(cell, kind="stable")
-        bounds = np.searchsorted(cell[order], np.arange(len(self._cells) + 1))
+        bounds = np.searchsorted(cell[order], np.arange(len(self.cells) + 1))
         for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
             if start == stop:
                 continue
             rows, candidates = order[start:stop], self._candidates[number]
-            score = vectors[rows] @ self._centroids[candidates].T - self._bias[candidates]
+            score = vectors[rows] @ self.centroids[candidates].T - self._bias[candidates]
             out[rows] = candidates[np.argmax(score, axis=1)]
 
 
-def train(sample: NDArray[np.float32], count: int, seed: int = 0, on_round: OnRound | None = None) -> Assigner:
+def train(
+    sample: NDArray[np.float32], count: int, seed: int = 0, on_round: OnRound | None = None
+) -> NDArray[np.float32]:
     """`count` centroids by k-means (Lloyd 1982) over a sample of unit vectors, numbered so that neighbours are near.
 
     The same sample and seed give the same centroids wherever NumPy and its BLAS round alike.
@@ -107,23 +111,21 @@ def train(sample: NDArray[np.float32], count: int, seed: int = 0, on_round: OnRo
     if len(sample) < count:
         raise ValueError(f"{count} clusters cannot be trained on {len(sample)} rows")
     rng = np.random.default_rng(seed)
-    cell_count = max(1, round(math.sqrt(count)))
-    some = sample[rng.permutation(len(sample))[: cell_count * 4 * SAMPLE_PER_CLUSTER]]
-    cells = some[:cell_count].copy()
-    for _ in range(_ROUNDS):
-        cells = _means(some, np.argmax(some @ cells.T - _half_squares(cells), axis=1), cells, rng)
     centroids = sample[rng.permutation(len(sample))[:count]].copy()
     for done in range(_ROUNDS):
         if on_round:
             on_round(done, _ROUNDS)
-        centroids = _means(sample, Assigner(centroids, cells).assign(sample), centroids, rng)
+        centroids = _means(sample, Assigner(centroids).assign(sample), centroids, rng)
     if on_round:
         on_round(_ROUNDS, _ROUNDS)
+    cells = _coarse_cells(centroids)
     cells = cells[_line_up(cells, rng)]
     home = np.argmax(centroids @ cells.T - _half_squares(cells), axis=1)
     inside = (np.flatnonzero(home == cell) for cell in range(len(cells)))
-    numbered = np.concatenate([members[_line_up(centroids[members], rng)] for members in inside])
-    return Assigner(centroids[numbered], cells)
+    result: NDArray[np.float32] = centroids[
+        np.concatenate([members[_line_up(centroids[members], rng)] for members in inside])
+    ]
+    return result
 
 
 def count_for(rows: int) -> int:
@@ -137,6 +139,14 @@ class Summary:
     def __init__(self, count: int, dim: int) -> None:
         self._sums = np.zeros((count, dim))
         self._sizes = np.zeros(count, np.int64)
+
+    @classmethod
+    def of(cls, known: Clusters) -> Summary:
+        """What is known of clusters already, to go on from."""
+        summary = cls(*known.centroids.shape)
+        summary._sums = known.centroids.astype(np.float64) * known.sizes[:, None]
+        summary._sizes = known.sizes.copy()
+        return summary
 
     def add(self, vectors: NDArray[np.float32], numbers: NDArray[np.int64]) -> None:
         """Take in unit vectors and the clusters they were assigned to."""
@@ -159,6 +169,15 @@ def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     result: NDArray[np.float32] = vectors / np.maximum(lengths, np.float32(1e-30))[:, None]
     return result
+
+
+def _coarse_cells(centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The centres of as many cells as the root of the centroids' number, by k-means over the centroids."""
+    rng = np.random.default_rng(0)
+    cells = centroids[rng.permutation(len(centroids))[: max(1, round(math.sqrt(len(centroids))))]].copy()
+    for _ in range(_ROUNDS):
+        cells = _means(centroids, np.argmax(centroids @ cells.T - _half_squares(cells), axis=1), cells, rng)
+    return cells
 
 
 def _half_squares(centroids: NDArray[np.float32]) -> NDArray[np.float32]:

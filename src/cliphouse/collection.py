@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from numpy.typing import ArrayLike
 
-from cliphouse import catalog, evaluate, functions, index, queries, schema
+from cliphouse import catalog, evaluate, functions, index, ivf, notes, queries, schema
 from cliphouse.encoders.access import ANYWHERE, ImageAccess
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.encoders.decode import MAX_PIXELS
@@ -16,7 +16,7 @@ from cliphouse.engine import Engine, arrow_table, connect
 from cliphouse.errors import EncoderMismatch, UsageError
 from cliphouse.evaluation import Evaluation, EvaluationOptions
 from cliphouse.hits import Hits, SearchPlan
-from cliphouse.pipeline import add, delete, deny, export, ledger, load, plan, verify
+from cliphouse.pipeline import add, cluster, delete, deny, export, ledger, load, plan, verify
 from cliphouse.pipeline.embed import EmbedOptions
 from cliphouse.pipeline.find import find
 from cliphouse.pipeline.sources import Listed, Source
@@ -26,7 +26,9 @@ from cliphouse.types import (
     CollectionInfo,
     Encoder,
     IndexConfig,
+    IndexKind,
     IndexState,
+    IvfConfig,
     LoadOptions,
     Modality,
     ProgressCallback,
@@ -139,7 +141,7 @@ class Collection:
             storage=info.storage,
             total_bytes=catalog.total_bytes(self.engine, self.name),
             disk_bytes=catalog.disk_bytes(self.engine, self.name),
-            indexes=tuple(index.states(self.engine, self.name)),
+            indexes=tuple(self._indexes(info)),
         )
 
     # -- filling it ---------------------------------------------------------------------------------------------------
@@ -371,17 +373,35 @@ class Collection:
     def build_index(
         self,
         column: Modality = "image",
-        config: IndexConfig | None = None,
+        config: IndexConfig | IvfConfig | None = None,
         *,
         progress: ProgressCallback | None = None,
     ) -> IndexState:
-        """Build the vector index of one column, or complete it after new shards; see `index.build`."""
-        info = self._searcher.searchable(SearchParams(column=column))
-        return index.build(self.engine, info, f"{column}_embedding", config or IndexConfig(), progress)
+        """Build the vector index of one column, or complete it after new shards; see `index.build`, `pipeline.cluster`.
 
-    def drop_index(self, column: Modality = "image") -> str:
-        """Drop the vector index of one column; return its name."""
-        self.info()
+        Raises:
+            UsageError: the index is there with other parameters, or the rows do not fit it.
+            InsufficientMemory: the graph of an hnsw index would not fit.
+            StorageFull: the lists of an ivf index would not.
+            EngineError: ClickHouse failed.
+        """
+        info = self._searcher.searchable(SearchParams(column=column))
+        name, config = f"{column}_embedding", config or IndexConfig()
+        if isinstance(config, IvfConfig):
+            cluster.build(self.engine, info, name, config, progress)
+        else:
+            index.build(self.engine, info, name, config, progress)
+        return next(state for state in self._indexes(info) if state.column == name and state.config.kind == config.kind)
+
+    def drop_index(self, column: Modality = "image", kind: IndexKind = "hnsw") -> str:
+        """Drop the vector index of one column; return its name.
+
+        Raises:
+            UsageError: there is none.
+        """
+        info = self.info()
+        if kind == "ivf":
+            return cluster.drop(self.engine, info, f"{column}_embedding")
         return index.drop(self.engine, self.name, f"{column}_embedding")
 
     # -- measuring it -------------------------------------------------------------------------------------------------
@@ -429,6 +449,11 @@ class Collection:
         named = info if info is not None and info.encoder else None
         key = (self._chosen.key, named and named.encoder, self.image_access)
         return lambda: self._chosen.load(named), self.image_access, key
+
+    def _indexes(self, info: CollectionInfo) -> list[IndexState]:
+        known = notes.read(self.engine, self.name)
+        found = [*index.states(self.engine, self.name, known), *ivf.states(self.engine, info, known)]
+        return sorted(found, key=lambda state: state.name)
 
     def _before_writing(self, storage: Storage | None) -> CollectionInfo | None:
         """The collection as it is, if it is there, after checking that what comes may enter it."""

@@ -55,6 +55,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cliphouse.addresses import shown
+from cliphouse.units import size
 
 
 class CliphouseError(Exception):
@@ -407,8 +408,7 @@ class InsufficientMemory(CliphouseError):
 
     def __init__(self, what: str, *, needed_bytes: int, available_bytes: int, advice: str) -> None:
         super().__init__(
-            f"{what} needs about {needed_bytes / 2**30:.1f} GiB of memory, {available_bytes / 2**30:.1f} GiB are "
-            f"available; {advice}"
+            f"{what} needs about {size(needed_bytes)} of memory, {size(available_bytes)} are available; {advice}"
         )
         self.needed_bytes, self.available_bytes = needed_bytes, available_bytes
 
@@ -460,10 +460,7 @@ class NotEnoughSpace(StorageError):
     """What is wanted is larger than the room for it."""
 
     def __init__(self, path: str | Path, *, what: str, needed_bytes: int, free_bytes: int, advice: str) -> None:
-        super().__init__(
-            f"{what} needs about {needed_bytes / 2**30:,.1f} GiB in {path}, {free_bytes / 2**30:,.1f} GiB are free; "
-            f"{advice}"
-        )
+        super().__init__(f"{what} needs about {size(needed_bytes)} in {path}, {size(free_bytes)} are free; {advice}")
         self.path, self.needed_bytes, self.free_bytes = Path(path), needed_bytes, free_bytes
 
 

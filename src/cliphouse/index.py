@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cliphouse import notes
 from cliphouse.engine import Engine, machine_memory_bytes
 from cliphouse.errors import EngineError, InsufficientMemory, UsageError
+from cliphouse.notes import Notes
 from cliphouse.schema import (
     MERGE_LIMIT_BYTES,
     IndexDefinition,
@@ -19,7 +22,7 @@ from cliphouse.schema import (
     merge_limit,
     parse_index,
 )
-from cliphouse.types import CollectionInfo, IndexConfig, IndexState, Progress, ProgressCallback, Query
+from cliphouse.types import CollectionInfo, IndexConfig, IndexState, IvfConfig, Progress, ProgressCallback, Query
 
 _POLL_SECONDS = 0.2
 #: usearch grows its buffers by doubling at times, and the part's vectors pass through memory beside the graph.
@@ -56,8 +59,8 @@ def definitions(engine: Engine, collection: str) -> dict[str, FoundIndex]:
     return found
 
 
-def states(engine: Engine, collection: str) -> list[IndexState]:
-    """The collection's vector indexes as they stand, by name."""
+def states(engine: Engine, collection: str, known: Notes | None = None) -> list[IndexState]:
+    """The collection's graphs as they stand, by name; `known` tells what the engine does not remember of them."""
     indexes = definitions(engine, collection)
     if not indexes:
         return []
@@ -75,6 +78,8 @@ def states(engine: Engine, collection: str) -> list[IndexState]:
                 disk_bytes=found.disk_bytes,
                 memory_bytes=found.memory_bytes,
                 building=found.definition.name in building,
+                build_seconds=(known or {}).get((column, "hnsw", "ready"), {}).get("seconds"),
+                tuned=(known or {}).get((column, "hnsw", "tuned"), {}).get("wanted"),
             )
             for column, found in indexes.items()
         ),
@@ -107,7 +112,10 @@ def build(
     if rows == 0:
         raise UsageError(f"collection {info.name!r} has no rows to index; load some first")
     if empty:
-        raise UsageError(f"{empty} of {rows} rows have no {column}, and an index needs one in every row")
+        raise UsageError(
+            f"{empty} of {rows} rows have no {column}, and an index needs one in every row; delete those first: "
+            f'cliphouse delete --where "empty({column})" --purge'
+        )
     others = sum(found.memory_bytes for other, found in indexes.items() if other != column)
     check_memory(engine, estimate_bytes(config, rows=rows, dim=info.dim), rows, others)
     parts = _parts(engine, info.name)
@@ -124,6 +132,7 @@ def build(
     name = existing.definition.name if existing else index_name(column)
     missing = sum(state.rows_total - state.rows_indexed for state in states(engine, info.name) if state.name == name)
     engine.command(materialize_index(info.name, name))
+    started = time.perf_counter()
     try:
         _wait(engine, info.name, name, missing, progress)
     except BaseException:
@@ -136,6 +145,9 @@ def build(
                 engine.command(drop_index(info.name, name))
         raise
     protect(engine, info.name)
+    before = notes.build_of(notes.read(engine, info.name), column, "hnsw", "ready") if existing else None
+    seconds = time.perf_counter() - started + (before.seconds if before else 0.0)
+    notes.write(engine, info.name, column, "hnsw", notes.Build(token="", seconds=seconds), "ready")
     return next(state for state in states(engine, info.name) if state.name == name)
 
 
@@ -149,13 +161,17 @@ def drop(engine: Engine, collection: str, column: str) -> str:
     if existing is None:
         raise UsageError(f"{column} of {collection!r} has no vector index")
     engine.command(drop_index(collection, existing.definition.name))
+    notes.forget(engine, collection, column, "hnsw", "ready")
+    notes.forget(engine, collection, column, "hnsw", "tuned")
     if len(definitions(engine, collection)) == 0:
         engine.command(f"ALTER TABLE {identifier(collection)} MODIFY SETTING {merge_limit(MERGE_LIMIT_BYTES)}")
     return existing.definition.name
 
 
-def describe(config: IndexConfig) -> str:
+def describe(config: IndexConfig | IvfConfig) -> str:
     """The parameters in one line."""
+    if isinstance(config, IvfConfig):
+        return f"{config.kind}, {config.nlist} clusters"
     return f"{config.kind}, m {config.m}, ef_construction {config.ef_construction}, {config.quantization}"
 
 

@@ -80,8 +80,7 @@ def all_tables(engine: Engine, collection: str) -> list[str]:
         "AND (startsWith(name, {image:String}) OR startsWith(name, {text:String})) ORDER BY name"
     )
     return [
-        str(row[0])
-        for row in engine.query(Query(sql=sql, parameters={"image": prefixes[0], "text": prefixes[1]})).rows
+        str(row[0]) for row in engine.query(Query(sql=sql, parameters={"image": prefixes[0], "text": prefixes[1]})).rows
     ]
 
 
@@ -100,9 +99,7 @@ def columns_of(engine: Engine, table: str) -> list[TableColumn]:
     return [TableColumn(*map(str, row)) for row in engine.query(Query(sql=sql, parameters={"table": table})).rows]
 
 
-def find(
-    engine: Engine, info: CollectionInfo, known: Notes, column: str, before: Lists | None = None
-) -> Lists | None:
+def find(engine: Engine, info: CollectionInfo, known: Notes, column: str, before: Lists | None = None) -> Lists | None:
     """The lists of `column` that can be searched now; what `before` holds of the same build is not read again."""
     build = notes.build_of(known, column, "ivf", "ready")
     if build is None:
@@ -248,5 +245,3 @@ def _was_updated(engine: Engine, collection: str, lists: str) -> bool:
         "WHERE database = currentDatabase() AND name = {lists:String})"
     )
     return bool(engine.query(Query(sql=sql, parameters={"name": collection, "lists": lists})).rows[0][0])
-
-

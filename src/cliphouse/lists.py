@@ -82,10 +82,10 @@ def copied(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
     return [each for each in columns if each.kind not in ("ALIAS", "EPHEMERAL") and each.name not in others]
 
 
-def create_clusters(lists: str) -> str:
+def create_clusters(table: str) -> str:
     """The clusters: a centroid is the mean of unit vectors, `radius` how far from it its rows lie (root mean square)."""
     return (
-        f"CREATE TABLE IF NOT EXISTS {identifier(clusters_name(lists))}\n(\n"
+        f"CREATE TABLE IF NOT EXISTS {identifier(table)}\n(\n"
         "    `cluster` UInt32,\n    `centroid` Array(Float32) CODEC(NONE),\n    `radius` Float32,\n    `rows` UInt64\n)\n"
         "ENGINE = MergeTree\nORDER BY cluster"
     )

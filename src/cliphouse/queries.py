@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse.schema import identifier
+from cliphouse.schema import embedding_type, identifier
 from cliphouse.types import HIT_COLUMNS, CollectionInfo, Query, SearchParams
-from cliphouse.vectors import round_to_bfloat16
+from cliphouse.vectors import bfloat16_words, round_to_bfloat16
 
 #: The engine's default bound on LIMIT for an index search (`max_limit_for_vector_search_queries`).
 MAX_INDEX_K = 1_000
@@ -37,6 +39,18 @@ _CACHED = (
 )
 
 
+#: A search of lists reads some ten thousand rows. By itself the engine would read so few in one thread, and in blocks so
+#: large that most of the time goes to making room for them in memory.
+_FEW_ROWS = (
+    "max_block_size = 2048",
+    "merge_tree_min_rows_for_concurrent_read = 16384",
+    "merge_tree_min_bytes_for_concurrent_read = 1000000",
+    # Straight from the page cache, checksums checked: reading would copy every byte once more.
+    "local_filesystem_read_method = 'mmap'",
+    "min_bytes_to_use_mmap_io = 1",
+)
+
+
 def exact(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams, *, cached: bool = False) -> Query:
     """Every row's distance in full: the definition all other paths are measured against.
 
@@ -46,7 +60,7 @@ def exact(info: CollectionInfo, target: NDArray[np.float32], params: SearchParam
     sql = (
         f"SELECT {_list(selected(params))}, {distance} AS distance\n"
         f"FROM {identifier(info.name)}\n{_where(info, params)}"
-        f"ORDER BY distance, id\nLIMIT {params.k}"
+        f"ORDER BY distance, id\n{_limit(params)}"
     )
     return Query(sql=_with_settings(sql, _NO_INDEX, *(_CACHED if cached else ())), parameters=_target(target))
 
@@ -66,8 +80,8 @@ def scan(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams
         f"    SELECT {columns}, {identifier(params.embedding_column)}, "
         f"{_distance(params, '{rounded_target:Array(BFloat16)}')} AS rounded_distance\n"
         f"    FROM {identifier(info.name)}\n{_where(info, params, indent='    ')}"
-        f"    ORDER BY rounded_distance\n    LIMIT {shortlist(params.k)}\n"
-        f")\nORDER BY distance, id\nLIMIT {params.k}"
+        f"    ORDER BY rounded_distance\n    LIMIT {shortlist(params.offset + params.k)}\n"
+        f")\nORDER BY distance, id\n{_limit(params)}"
     )
     settings = (_NO_INDEX, "query_plan_max_limit_for_lazy_materialization = 0", *(_CACHED if cached else ()))
     rounded = {"rounded_target": round_to_bfloat16(target).tolist()}
@@ -88,8 +102,24 @@ def is_complete(distances: Sequence[float], horizon: float, k: int, error: float
     return len(distances) < k or distances[k - 1] < horizon - error
 
 
+def default_nprobe(nlist: int) -> int:
+    """How many clusters' worth of rows a search reads that nobody tuned: a sixteenth, and some where there are few."""
+    return max(16, nlist // 16)
+
+
+def probes_for(nprobe: int, k: int, share: float) -> int:
+    """`nprobe` is enough for the ten nearest of all rows; what is enough for `k` of those that pass a filter.
+
+    The `k` nearest of a `share` of the rows lie about as far as the k / share nearest of all, and those lie in more
+    clusters: by measurement, about as the fourth root (docs/decisions/0017-ivf.md). In steps, so that the pages of a
+    search mostly look into the same clusters.
+    """
+    steps = math.ceil(math.log(max(1.0, k / 10 / share), 4))
+    return math.ceil(nprobe * 4 ** (steps / 4))
+
+
 def spare(k: int) -> int:
-    """Rows that an index search for `k` asks for beyond k where some are deleted; 0 if the index cannot give more."""
+    """Rows that an HNSW search for `k` asks for beyond k where some are deleted; 0 if the index cannot give more."""
     return min(shortlist(k), MAX_INDEX_K) - k if k < MAX_INDEX_K else 0
 
 
@@ -102,7 +132,7 @@ def by_index(info: CollectionInfo, target: NDArray[np.float32], params: SearchPa
     parts are in order: if k rows remain, deleting has cost none.
     """
     distance = _distance(params, "{target:Array(Float32)}")
-    reach = params.k + spare
+    reach = params.offset + params.k + spare
     settings = [
         f"hnsw_candidate_list_size_for_search = {max(params.ef_search or EF_SEARCH, reach)}",
         "vector_search_with_rescoring = 1",
@@ -117,9 +147,71 @@ def by_index(info: CollectionInfo, target: NDArray[np.float32], params: SearchPa
         f"    FROM {identifier(info.name)}\n{_where(info, params, indent='    ', skip_empty=False)}"
         f"    ORDER BY distance\n    LIMIT {reach}\n"
         f")\n{'WHERE _row_exists' + chr(10) if spare else ''}ORDER BY distance, id"
-        + (f"\nLIMIT {params.k}" if spare else "")
+        + (f"\n{_limit(params)}" if spare or params.offset else "")
     )
     return Query(sql=_with_settings(sql, *settings), parameters=_target(target))
+
+
+def by_lists(
+    info: CollectionInfo,
+    target: NDArray[np.float32],
+    params: SearchParams,
+    *,
+    lists: str,
+    probes: NDArray[np.uint32],
+    within: str | None,
+    tail: str | None,
+) -> Query:
+    """The approximate search through inverted lists: the rows of the clusters `probes`, and of `tail` in the collection.
+
+    `within` and `tail` are conditions, None where there is nothing to leave out or to add. A filter is applied before
+    the cut. The target is split in two halves of BFloat16, each of which reaches the engine's SIMD kernel: together
+    they give the distance to the target as it is, to about 2**-17, in one pass and with no short list.
+    """
+    vectors, halves = identifier(params.embedding_column), _halves(info, target)
+    distance = " - ".join(
+        ["1", *(f"{{{name}_length:Float64}} * (1 - cosineDistance({vectors}, {name}))" for name in halves)]
+    )
+    constants = ", ".join(
+        f"reinterpret(unhex({{{name}:String}}), '{embedding_type(info.storage)}') AS {name}" for name in halves
+    )
+
+    def nearest(table: str, *conditions: str | None) -> str:
+        given = [condition for condition in conditions if condition]
+        if params.where:
+            given.append(f"({params.where}\n)")
+        return (
+            f"WITH {constants}\nSELECT {_list(selected(params))}, {distance} AS distance\n"
+            f"FROM {identifier(table)}\nWHERE {' AND '.join(given)}\nORDER BY distance, id\n"
+        )
+
+    # A hint: granules are chosen by it, and their rows that belong to other clusters are as good as any.
+    sql = nearest(lists, "indexHint(cluster IN {probes:Array(UInt32)})", within)
+    if tail:
+        reach = f"LIMIT {params.offset + params.k}"
+        newer = nearest(info.name, tail, f"notEmpty({vectors})")
+        # A row that is being taken into the lists may be found in both places.
+        sql = f"SELECT * FROM\n(\n{sql}{reach}\n)\nUNION ALL\nSELECT * FROM\n(\n{newer}{reach}\n)\n"
+        sql = f"SELECT * FROM\n(\n{sql})\nORDER BY distance, id\nLIMIT 1 BY id\n"
+    parameters: dict[str, Any] = {"probes": probes.tolist()}
+    for name, (words, length) in halves.items():
+        parameters |= {name: words, f"{name}_length": length}
+    return Query(sql=_with_settings(sql + _limit(params), _NO_INDEX, *_FEW_ROWS), parameters=parameters)
+
+
+def _halves(info: CollectionInfo, target: NDArray[np.float32]) -> dict[str, tuple[str, float]]:
+    """The target at unit length as one vector of the column's type or as a sum of two: bytes in hex, and lengths."""
+    unit = target.astype(np.float64) / np.linalg.norm(target.astype(np.float64))
+    if info.storage == "float32":
+        return {"target": (unit.astype("<f4").tobytes().hex(), 1.0)}
+    high = round_to_bfloat16(unit.astype(np.float32))
+    low = round_to_bfloat16((unit - high).astype(np.float32))
+    halves = {"target_high": high, "target_low": low}
+    return {
+        name: (bfloat16_words(half).astype("<u2").tobytes().hex(), float(np.linalg.norm(half.astype(np.float64))))
+        for name, half in halves.items()
+        if half.any()
+    }
 
 
 def embedding_of(info: CollectionInfo, column: str, item: int) -> Query:
@@ -149,6 +241,10 @@ def _where(info: CollectionInfo, params: SearchParams, *, indent: str = "", skip
     if params.where:
         conditions.append(f"({params.where}\n{indent})")  # the line break ends a trailing comment
     return f"{indent}WHERE {' AND '.join(conditions)}\n" if conditions else ""
+
+
+def _limit(params: SearchParams) -> str:
+    return f"LIMIT {params.k}" + (f" OFFSET {params.offset}" if params.offset else "")
 
 
 def _list(columns: Sequence[str]) -> str:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cliphouse import catalog, queries, search
+from cliphouse import catalog, queries, ready, search
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.engine import Engine
 from cliphouse.errors import EngineError, UnknownCollection, UnknownItem, UsageError
 from cliphouse.hits import Hits, SearchPlan
+from cliphouse.ready import NOTHING, Ready
 from cliphouse.types import HIT_COLUMNS, CollectionInfo, Query, SearchParams
 from cliphouse.vectors import query_vector
 
@@ -31,6 +32,7 @@ class Searcher:
         # What the last look at the catalogue said: asking again for every search would take longer than many do.
         self._known: CollectionInfo | None = None
         self._fits_cache: dict[str, bool] = {}
+        self._ready: Ready | None = None
 
     def info(self) -> CollectionInfo:
         """What the table says of itself now.
@@ -64,7 +66,9 @@ class Searcher:
         """The statement that the next search would run, and why that one."""
         info = self.searchable(params)
         target = self._target(info, query, like, params)
-        return search.statement(self._engine, info, target, params, keep=self._keeps(info, params))
+        return search.statement(
+            self._engine, info, self._look(info, params), target, params, keep=self._keeps(info, params)
+        )
 
     def searchable(self, params: SearchParams) -> CollectionInfo:
         """What is known of the table, which has the columns that these parameters want.
@@ -86,9 +90,17 @@ class Searcher:
     def _run(self, query: Target, like: int | None, params: SearchParams) -> Hits:
         info = self.searchable(params)
         target = self._target(info, query, like, params)
-        hits = search.run(self._engine, info, target, params, keep=self._keeps(info, params))
+        known = self._look(info, params)
+        hits = search.run(self._engine, info, known, target, params, keep=self._keeps(info, params))
         self._searches += 1
         return hits
+
+    def _look(self, info: CollectionInfo, params: SearchParams) -> Ready:
+        """What can answer now; an exact search needs no index, and does not look."""
+        if params.exact:
+            return self._ready or NOTHING
+        self._ready = ready.look(self._engine, info, self._ready)
+        return self._ready
 
     def _keeps(self, info: CollectionInfo, params: SearchParams) -> bool:
         """Whether an exact search should keep its column in the engine's cache: from the second one on, if it fits.

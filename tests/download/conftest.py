@@ -8,6 +8,7 @@ import pytest
 from tests.data import random_unit, write_shard
 from tests.download.server import Shelf, serving
 
+IMAGE, TEXT, METADATA = "img_emb_0.npy", "text_emb_0.npy", "metadata_0.parquet"
 ROWS = 600
 SHARDS = 4
 

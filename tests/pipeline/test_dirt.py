@@ -119,8 +119,9 @@ def test_kept_rows_have_their_good_half_and_exact_search_passes_over_the_bad_one
         assert all(np.isfinite(hit.distance) for hit in hits)
         by_text = collection.search(images[0], k=100, column="text", columns=("row",))
         assert {hit.row for hit in by_text} == set(range(ROWS)) - BAD_TEXT.keys()
-        with pytest.raises(UsageError, match="3 of 40 rows have no image_embedding"):
+        with pytest.raises(UsageError, match="3 of 40 rows have no image_embedding") as caught:
             collection.build_index()
+        assert str(caught.value).endswith('cliphouse delete --where "empty(image_embedding)" --purge')
 
 
 def test_rows_without_an_embedding_do_not_enter_an_index(tmp_path: Path, dirty: Path) -> None:

@@ -151,6 +151,7 @@ def test_nothing_is_replaced_without_force_and_nothing_half_written_stays(
     [
         ({}, "say which rows"),
         ({"where": "no_such_column"}, "no_such_column"),
+        ({"where": " "}, "the condition is empty; for every row write: true"),
         ({"shards": "7-8"}, "no such rows in shards 7-8"),
         ({"where": "true", "dtype": "float16"}, "--format npy"),
         ({"where": "true", "out": "out.csv"}, "does not end in .parquet"),

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from cliphouse import Collection
 from cliphouse.types import MAX_SHARD, ROWS_PER_SHARD
+from tests.crash.conftest import CRASHES
 from tests.data import random_unit, write_shard
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=CRASHES or 10, deadline=None)
 @given(
     number=st.integers(0, MAX_SHARD),
     captions=st.lists(st.text(st.characters(codec="utf-8"), max_size=60), min_size=1, max_size=20),

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cliphouse import Collection, IndexConfig
+from tests.crash.conftest import CRASHES
 from tests.data import random_unit, write_shard
 
 
@@ -30,7 +31,7 @@ def shrinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
         yield collection
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=CRASHES or 6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31), share=st.integers(1, 40), k=st.integers(1, 30))
 def test_deleting_leaves_exactly_the_complement_in_every_search(
     shrinking: Collection, seed: int, share: int, k: int

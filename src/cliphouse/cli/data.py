@@ -16,11 +16,12 @@ from cliphouse.cli.options import (
     merged_options,
     open_collection,
 )
-from cliphouse.cli.render import print_table, progress_bars, size
+from cliphouse.cli.render import print_table, progress_bars
 from cliphouse.errors import ShardError
 from cliphouse.index import describe
 from cliphouse.reports import DownloadReport, LoadReport, Status
 from cliphouse.types import LoadOptions, Storage, shard_ranges
+from cliphouse.units import size
 
 
 @click.command()

@@ -12,7 +12,7 @@ import click
 from cliphouse.addresses import shown
 from cliphouse.cli.data import say_bad_rows
 from cliphouse.cli.options import database_options, encoder_option, load_options, open_collection
-from cliphouse.cli.render import print_table, progress_bars, size
+from cliphouse.cli.render import print_table, progress_bars
 from cliphouse.errors import DownloadFailed, UsageError
 from cliphouse.pipeline.download import download as download_shards
 from cliphouse.pipeline.download import probe
@@ -21,6 +21,7 @@ from cliphouse.pipeline.mirrors import KNOWN, Place
 from cliphouse.pipeline.plan import parse_shards
 from cliphouse.reports import DownloadReport
 from cliphouse.types import LoadOptions, Storage, shard_ranges
+from cliphouse.units import size
 from cliphouse.web import PATIENCE
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}

@@ -12,11 +12,12 @@ import click
 
 from cliphouse import encoders
 from cliphouse.cli.options import debug_option, format_option
-from cliphouse.cli.render import print_table, progress_bars, size
+from cliphouse.cli.render import print_table, progress_bars
 from cliphouse.encoders import store
 from cliphouse.encoders.decode import suffixes
 from cliphouse.encoders.specs import MODELS, ModelSpec
 from cliphouse.errors import EncoderUnavailable, IncompleteWeights, InvalidImage, UnknownEncoder, UsageError
+from cliphouse.units import size
 
 _SAMPLE = 256
 

@@ -15,10 +15,11 @@ from cliphouse.cli.options import (
     read_vector,
     search_options,
 )
-from cliphouse.cli.render import progress_bars, size
+from cliphouse.cli.render import progress_bars
 from cliphouse.errors import UsageError
 from cliphouse.pipeline.export import Dtype, Form
 from cliphouse.types import SearchParams
+from cliphouse.units import size
 
 
 @click.command()

@@ -9,9 +9,10 @@ from typing import Literal
 import click
 
 from cliphouse.cli.options import database_options, format_option, open_collection
-from cliphouse.cli.render import print_table, progress_bars, size
+from cliphouse.cli.render import print_table, progress_bars
 from cliphouse.index import describe
 from cliphouse.types import QUANTIZATION_BITS, IndexConfig, Modality, Quantization
+from cliphouse.units import size
 
 _DEFAULTS = IndexConfig()
 _COLUMNS = ("image", "text", "image_embedding", "text_embedding")

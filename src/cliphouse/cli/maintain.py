@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 
 from cliphouse.cli.options import database_options, format_option, merged_options, open_collection
-from cliphouse.cli.render import print_table, progress_bars, size
+from cliphouse.cli.render import print_table, progress_bars
 from cliphouse.errors import TableDiffers, UsageError
 from cliphouse.reports import Difference
 from cliphouse.types import shard_ranges
+from cliphouse.units import size
 
 #: Differences that the error names.
 _NAMED = 5

@@ -28,6 +28,7 @@ from rich.text import Text
 
 from cliphouse.hits import Hit, Hits
 from cliphouse.types import Progress, ProgressCallback
+from cliphouse.units import size
 
 #: Width of tables that go to a file or a pipe.
 _PIPED_WIDTH = 160
@@ -125,15 +126,6 @@ def console() -> Console:
 def printable(text: str) -> Text:
     """`text` without control characters: captions come from the web and must not drive the terminal."""
     return Text("".join(letter if letter.isprintable() else " " for letter in text))
-
-
-def size(count: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} TiB"
 
 
 def _hits_table(hits: Hits) -> Table:

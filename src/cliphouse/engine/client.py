@@ -47,6 +47,9 @@ _KILL_INTERVAL_SECONDS, _KILL_PATIENCE_SECONDS = 0.1, 5.0
 
 T = TypeVar("T")
 
+#: How often something was written to each embedded database of this process: it has one writer, this process.
+_writes: dict[Location, int] = {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
@@ -102,7 +105,20 @@ class Engine:
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement for its effect."""
-        self._call(lambda connection: connection.client.command(sql, parameters=dict(parameters or {})), sql=sql)
+        with self.writing():
+            self._call(lambda connection: connection.client.command(sql, parameters=dict(parameters or {})), sql=sql)
+
+    def writes(self) -> int | None:
+        """A number that grows whenever somebody may have written to the database; None if others could, unseen."""
+        return _writes.get(self.location, 0) if self.capabilities.embedded else None
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around whatever may write."""
+        try:
+            yield
+        finally:
+            _writes[self.location] = _writes.get(self.location, 0) + 1
 
     def insert_native(
         self, table: str, columns: Sequence[str], pieces: Iterable[bytes | memoryview], *, token: str = ""
@@ -121,7 +137,8 @@ class Engine:
             insert(connection.client, table, columns, given, token)
 
         try:
-            self._call(work, sql=f"INSERT INTO {table}")
+            with self.writing():
+                self._call(work, sql=f"INSERT INTO {table}")
         except EngineError:
             if not failures:  # else the engine only saw its consequence, a block that ends in the middle
                 raise

@@ -91,7 +91,8 @@ class Session:
                 answer.close()
 
         try:
-            self._engine.run_on(self._connection, work, sql=sql)
+            with self._engine.writing():
+                self._engine.run_on(self._connection, work, sql=sql)
         except EngineError as error:
             if failures:
                 raise failures[0] from None

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse import catalog, index
+from cliphouse import catalog, index, ivf
 from cliphouse.engine import Engine, arrow_table
 from cliphouse.errors import EngineError, InvalidFilter, StorageFull, UsageError
 from cliphouse.reports import DeleteReport
@@ -56,7 +56,7 @@ def by_condition(engine: Engine, info: CollectionInfo, where: str) -> list[Selec
         InvalidFilter: it is not one expression, or fails.
     """
     if not where.strip():
-        raise UsageError("the condition is empty; to delete every row write: true")
+        raise UsageError("the condition is empty; for every row write: true")
     if not is_closed(where):
         raise InvalidFilter(where, "its parentheses do not match, or it is more than one expression")
     try:
@@ -166,7 +166,7 @@ def remove(
         for first, last, size in _groups(found):
             ids = id_range(first, last)
             within = f"SELECT id FROM {remembered} WHERE deletion = '{deletion}' AND {ids}"
-            forget(engine, collection, Selection(f"{ids} AND id IN ({within})"))
+            _forget_everywhere(engine, collection, Selection(f"{ids} AND id IN ({within})"))
             done += size
             if progress:
                 progress(Progress(label="deleting", done=done, total=total))
@@ -210,6 +210,13 @@ def forget(engine: Engine, table: str, rows: Selection) -> None:
     engine.command(sql, rows.parameters)
 
 
+def _forget_everywhere(engine: Engine, collection: str, rows: Selection) -> None:
+    """Delete rows of the collection, and their copies in the lists of its indexes, by a condition on ids."""
+    forget(engine, collection, rows)
+    for lists in ivf.row_tables(engine, collection):
+        forget(engine, lists, rows)
+
+
 def _delete_shards(
     engine: Engine, info: CollectionInfo, numbers: Sequence[int], confirm: Confirm | None
 ) -> DeleteReport:
@@ -238,26 +245,37 @@ def _delete_shards(
 
 
 def _purge(engine: Engine, info: CollectionInfo, progress: ProgressCallback | None) -> tuple[int, int]:
-    """Write the parts that have deleted rows anew, without them; return the bytes freed and those still held.
+    """Take deleted rows off the disk, in the collection and in the copies that its indexes hold; return the bytes freed
+    and those still held.
+
+    Raises:
+        StorageFull: the disk has no room for the largest part beside the old one.
+    """
+    freed = held = 0
+    for table in (info.name, *ivf.row_tables(engine, info.name)):
+        sizes = _purge_table(engine, table, progress)
+        freed, held = freed + sizes[0], held + sizes[1]
+    if index.definitions(engine, info.name):
+        index.protect(engine, info.name)
+    return freed, held
+
+
+def _purge_table(engine: Engine, collection: str, progress: ProgressCallback | None) -> tuple[int, int]:
+    """Write the parts of a table that have deleted rows anew, without them.
 
     The engine builds the vector indexes of those parts again on the way. It removes the old files a little later, and
     not while a query reads them.
-
-    Raises:
-        StorageFull: the disk has no room for the largest of them beside the old one.
     """
-    table = identifier(info.name)
+    table = identifier(collection)
     of_table = "database = currentDatabase() AND table = {name:String}"
-    name = {"name": info.name}
+    name = {"name": collection}
     marked = f"FROM system.parts WHERE {of_table} AND active AND has_lightweight_delete"
     size = f"SELECT sum(bytes_on_disk) FROM system.parts WHERE {of_table}"
     before = int(_value(engine, f"{size} AND active", name))
     if int(_value(engine, f"SELECT count() {marked}", name)):
         _check_room(engine, f"SELECT max(bytes_on_disk), any(disk_name) {marked}", name)
         engine.command(f"ALTER TABLE {table} APPLY DELETED MASK SETTINGS mutations_sync = 0")
-        _wait_for_mask(engine, info.name, progress)
-        if index.definitions(engine, info.name):
-            index.protect(engine, info.name)
+        _wait_for_mask(engine, collection, progress)
     after = int(_value(engine, f"{size} AND active", name))
     engine.command(f"ALTER TABLE {table} MODIFY SETTING old_parts_lifetime = 0")
     try:
