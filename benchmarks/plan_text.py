@@ -9,7 +9,8 @@ from typing import Any
 from benchmarks.plan_figures import Figure, of_points
 from benchmarks.text import opening, size, table
 from cliphouse.cost_model import Hardware, Model, from_json
-from cliphouse.costs import Plan, Wanted, duration, plan
+from cliphouse.costs import Plan, Wanted, plan
+from cliphouse.units import duration
 
 Result = Mapping[str, Any]
 

@@ -13,6 +13,7 @@ from cliphouse.clusters import SAMPLE_PER_CLUSTER, count_for
 from cliphouse.cost_model import Hardware, Model, fitted, measured_hardware
 from cliphouse.errors import UsageError
 from cliphouse.types import MAX_DIM, MAX_EF_SEARCH, MIN_DIM, IndexConfig, SearchPath
+from cliphouse.units import duration, size
 
 #: Where the bytes of a search come from.
 Place = Literal["engine cache", "page cache", "disk", "memory"]
@@ -166,20 +167,6 @@ def ivf_read_bytes(rows: int, dim: int, share: float) -> float:
     return (share * rows * _NUMBER + count_for(rows) * 4) * dim
 
 
-def duration(seconds: float) -> str:
-    """In the unit that a person would say it in."""
-    if seconds < 1:
-        return f"{seconds * 1000:.{0 if seconds >= 0.01 else 1}f} ms"
-    for unit, length, until in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
-        if seconds < until:
-            return f"{seconds / length:.{0 if seconds >= 10 * length else 1}f} {unit}"
-    return f"{seconds / 86400:,.{0 if seconds >= 864_000 else 1}f} days"
-
-
-def _gib(count: float) -> str:
-    return f"{count / 2**30:,.1f} GiB"
-
-
 def _column_bytes(wanted: Wanted) -> float:
     """One embedding of all rows of a machine."""
     return float(wanted.rows_each * wanted.dim * _NUMBER)
@@ -246,7 +233,7 @@ def _hnsw(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
     elif effort > MAX_EF_SEARCH:
         missing = f"no ef_search up to {MAX_EF_SEARCH} reaches a recall of {wanted.recall:g}"
     elif graph > room:
-        missing = f"its graph takes {_gib(graph)} of memory, and graphs have {_gib(room)} here"
+        missing = f"its graph takes {size(graph)} of memory, and graphs have {size(room)} here"
     return Cost(
         kind="hnsw",
         disk_bytes=_table_bytes(wanted, model) + graph * model.hnsw_disk,
@@ -284,7 +271,7 @@ def _ivf(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
         effort=probes,
         missing="only an exact search is sure to find everything"
         if wanted.recall == 1
-        else f"its centroids take {_gib(memory)} of memory, and {_gib(hardware.memory_bytes)} are there"
+        else f"its centroids take {size(memory)} of memory, and {size(hardware.memory_bytes)} are there"
         if memory > hardware.memory_bytes
         else "",
     )
@@ -311,6 +298,6 @@ def _choice(wanted: Wanted, exact: Cost, hnsw: Cost, ivf: Cost) -> Choice:
         return Choice("ivf", f"{gain}, hnsw {duration(hnsw.latency_seconds)}; hnsw would take {builds}")
     return Choice(
         "hnsw",
-        f"{gain}, hnsw {duration(hnsw.latency_seconds)}, whose graph fits in {_gib(hnsw.memory_bytes)} of memory; "
+        f"{gain}, hnsw {duration(hnsw.latency_seconds)}, whose graph fits in {size(hnsw.memory_bytes)} of memory; "
         f"it takes {builds}",
     )

@@ -16,7 +16,7 @@ from benchmarks import laion_like, plan_figures, plan_fit, plan_text, plan_work
 from benchmarks.files import read_parameters
 from cliphouse.clusters import count_for
 from cliphouse.cost_model import Hardware, Model, committed, fitted, from_json, measured_hardware
-from cliphouse.costs import COLUMN_SHARE, GRAPH_SHARE, Wanted, choose, duration, ivf_flops, ivf_read_bytes, plan
+from cliphouse.costs import COLUMN_SHARE, GRAPH_SHARE, Wanted, choose, ivf_flops, ivf_read_bytes, plan
 from cliphouse.engine.embedded import server_options
 from cliphouse.errors import UsageError
 from cliphouse.types import IndexConfig
@@ -118,11 +118,6 @@ def test_the_choice_says_why(rows: int, recall: float, model: Model, kind: str, 
 def test_what_cannot_be_wanted_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=str(next(reversed(options)))):
         Wanted(**options)
-
-
-def test_durations_are_said_in_the_unit_of_people() -> None:
-    said = [duration(seconds) for seconds in (0.0042, 0.25, 3.3, 90, 600, 9000, 200_000, 5e7)]
-    assert said == ["4.2 ms", "250 ms", "3.3 s", "90 s", "10 min", "2.5 h", "2.3 days", "579 days"]
 
 
 # -- the fit ----------------------------------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ import click
 
 from cliphouse.cli.options import DEFAULT_DB, debug_option, format_option
 from cliphouse.cli.quantities import read_count, read_size, read_speed
-from cliphouse.cli.render import print_table, size
+from cliphouse.cli.render import print_table
 from cliphouse.cost_model import Hardware, committed, measured_hardware
-from cliphouse.costs import Cost, Plan, Wanted, duration
+from cliphouse.costs import Cost, Plan, Wanted
 from cliphouse.costs import plan as plan_for
 from cliphouse.hardware import detect, machine
 from cliphouse.types import MAX_DIM, MIN_DIM
+from cliphouse.units import duration, size
 
 
 @click.command()
