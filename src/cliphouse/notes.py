@@ -43,6 +43,11 @@ class Curve:
     k: int
     points: Sequence[tuple[int, float]]
 
+    @property
+    def own(self) -> int:
+        """The effort of searches that ask for no recall: for the wanted one, or the most where that was not reached."""
+        return self.effort(self.wanted) or max(self.points)[0]
+
     def effort(self, recall: float) -> int | None:
         """The least effort that reaches `recall`, between two measured ones by interpolation; None if none does."""
         before: tuple[int, float] | None = None

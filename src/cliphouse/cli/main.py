@@ -22,6 +22,7 @@ from cliphouse.cli.options import Invocation, debug_option
 from cliphouse.cli.plan import plan
 from cliphouse.cli.search import search
 from cliphouse.cli.sql import sql
+from cliphouse.cli.tune import tune
 from cliphouse.cli.udf import udf
 from cliphouse.errors import CliphouseError
 
@@ -59,6 +60,7 @@ COMMANDS = (
     add,
     search,
     index,
+    tune,
     evaluate,
     plan,
     sql,
