@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-crash test-oracle check bench bench-encoders bench-load bench-many bench-indexes report clean
+.PHONY: demo test test-crash test-oracle check bench bench-encoders bench-load bench-many bench-indexes bench-plan report clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -44,6 +44,9 @@ bench-indexes: $(VENV)/bench
 
 bench-many: $(VENV)/bench
 	$(BIN)/python -m benchmarks.exact
+
+bench-plan: $(VENV)/bench
+	$(BIN)/python -m benchmarks.plan_fit
 
 report: $(VENV)/bench
 	$(BIN)/python -m benchmarks.report

@@ -21,7 +21,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,6 +100,7 @@ def cliphouse_system(collection: Collection, run: Run) -> System:
 
 
 def faiss_system(source: NDArray[np.floating], run: Run) -> System:
+    faiss: Any = import_module("faiss")
     faiss.omp_set_num_threads(run.threads)
     index = faiss.IndexFlatIP(run.dim)
     for start in range(0, run.rows, _BLOCK_ROWS):

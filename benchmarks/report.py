@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoder_text, exact_text, index_text, loading_text, text
+from benchmarks import encoder_text, exact_text, index_text, loading_text, plan_text, text
 
 ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"(<!-- benchmark:([\w-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
@@ -31,6 +31,7 @@ _TEXTS: Mapping[str, Any] = {
     "exact": exact_text,
     "loading": loading_text,
     "indexes": index_text,
+    "plan": plan_text,
 }
 #: Tables besides the short one, by the kind of the result, and what their marks add to the run's name.
 _FURTHER: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
@@ -42,6 +43,7 @@ _FURTHER: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
         "recalls": index_text.recalls_table,
         "filters": index_text.filters_table,
     },
+    "plan": {"fit": plan_text.fit_table},
 }
 
 ResultFile = tuple[Path, Mapping[str, Any]]
@@ -147,7 +149,8 @@ def main() -> int:
     for path in stale(texts):
         path.write_text(texts[path], encoding="utf-8")
     for _, result in results:
-        draw[kind_of(result)](result, options.root / "benchmarks" / f"{result['run']}.svg")
+        if kind_of(result) in draw:
+            draw[kind_of(result)](result, options.root / "benchmarks" / f"{result['run']}.svg")
     return 0
 
 

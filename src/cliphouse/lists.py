@@ -83,7 +83,7 @@ def copied(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
 
 
 def computed(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
-    """The columns that the lists of `column` compute as the collection does: all aliases, but of the other embedding."""
+    """What the lists of `column` compute as the collection does: all aliases, but of the other embedding."""
     return [each for each in columns if each.kind == "ALIAS" and _other(column) not in each.expression]
 
 

@@ -14,7 +14,7 @@ from cliphouse.ivf import Lists
 from cliphouse.lists import lists_name, notes_name
 from cliphouse.notes import Curve
 from cliphouse.schema import EMBEDDING_COLUMNS
-from cliphouse.types import CollectionInfo, IndexKind, Query
+from cliphouse.types import CollectionInfo, IndexKind, IndexState, Query
 
 #: A statement may leave work behind that changes parts later, a deletion that it does not wait for say.
 _FRESH_SECONDS = 1.0
@@ -72,6 +72,13 @@ def look(engine: Engine, info: CollectionInfo, before: Ready | None) -> Ready:
         lists=lists,
         curves=curves,
     )
+
+
+def states(engine: Engine, info: CollectionInfo) -> list[IndexState]:
+    """All vector indexes of the collection as they stand, by name."""
+    known = notes.read(engine, info.name)
+    found = [*index.states(engine, info.name, known), *ivf.states(engine, info, known)]
+    return sorted(found, key=lambda state: state.name)
 
 
 def _parts(engine: Engine, collection: str) -> tuple[tuple[Any, ...], int, int]:

@@ -21,7 +21,7 @@ from cliphouse.cli.options import (
 from cliphouse.cli.render import print_answers, print_hits
 from cliphouse.collection import Collection
 from cliphouse.errors import UsageError
-from cliphouse.types import SearchParams
+from cliphouse.types import EFFORT_NAMES, SearchParams
 
 
 @click.command()
@@ -68,8 +68,9 @@ def search(
 ) -> None:
     """Find the pictures nearest to a TEXT, a picture, a vector or a row.
 
-    A vector index is used where one can answer; otherwise every row is compared. With --where, as many results come
-    back as match, up to k. The hits of --queries have the number of their query, from 0, in the column `query`.
+    A vector index is used where one can answer, as hard as `cliphouse tune` found it must be; otherwise every row is
+    compared. With --where, as many results come back as match, up to k. The hits
+    of --queries have the number of their query, from 0, in the column `query`.
 
     \b
     Examples:
@@ -78,6 +79,8 @@ def search(
       cliphouse search --embedding query.npy --exact --format json
       cliphouse search --like 1200000345 --in text
       cliphouse search --queries queries.npy --format csv
+      cliphouse search "a red car" -k 10 --offset 10
+      cliphouse search "a red car" --recall 0.99 --explain
       cliphouse search "a red car" --sql | cliphouse sql
     """
     if sum(value is not None for value in (text, image, embedding, like, queries)) != 1:
@@ -104,6 +107,10 @@ def _explain(
     opened: Collection, query: NDArray[np.float32] | Path | str | None, like: int | None, params: SearchParams
 ) -> None:
     hits = opened.search_with(query, like=like, params=params)
-    click.echo(f"path: {hits.plan.path}\nreason: {hits.plan.reason}\nhits: {len(hits)}")
-    ran = replace(params, exact=hits.plan.path == "exact")
-    click.echo(opened.explain(opened.statement(query, like=like, params=ran)[0]))
+    plan = hits.plan
+    click.echo(f"path: {plan.path}\nreason: {plan.reason}")
+    if plan.path != "exact":
+        click.echo(f"index: {plan.index}\neffort: {EFFORT_NAMES[plan.path]} {plan.effort}")
+    click.echo(f"hits: {len(hits)}")
+    if plan.ran:
+        click.echo(opened.explain(plan.ran))

@@ -103,6 +103,7 @@ def build(
         finished = _begin(engine, info, column, asked, known, total)
         job = _Job(engine, info, finished, column, progress)
         job.create(finished.nlist, total)
+        notes.forget(engine, info.name, column, "ivf", "tuned")  # other clusters need another effort
     finished = replace(finished, seconds=finished.seconds + time.perf_counter() - started)
     notes.write(engine, info.name, column, "ivf", finished, "ready")
     notes.forget(engine, info.name, column, "ivf", "building")
