@@ -133,7 +133,10 @@ def _share(engine: Engine, info: CollectionInfo, lists: Lists, where: str) -> fl
     if where not in lists.shares:
         step = -(-len(lists.clusters) // _SAMPLED_CLUSTERS)
         sample = np.arange(step // 2, len(lists.clusters), step)
-        sql = f"SELECT countIf({where}\n), count() FROM {identifier(lists.table)} WHERE cluster IN {{sample:Array(UInt32)}}"
+        sql = (
+            f"SELECT countIf({where}\n), count() FROM {identifier(lists.table)}\n"
+            "WHERE cluster IN {sample:Array(UInt32)}"
+        )
         query = Query(sql=sql, parameters={"sample": sample.tolist()})
         passed, rows = _answer(engine, info, query, where).rows[0]
         lists.shares[where] = (int(passed) + 0.5) / (int(rows) + 1)
@@ -209,11 +212,11 @@ def run(
             again = queries.by_index(info, target, _with_effort(params, chosen), spare=most)
             result = _answer(engine, info, again, params.where)
         if len(result.rows) == params.k:
-            return _hits(result, chosen, params)
+            return hits(result, chosen, params)
         reason = f"the index {chosen.index} gave only {len(result.rows)} of {params.k} rows"
         exactly = replace(params, exact=True, kind=None)
-        hits = run(engine, info, ready, target, exactly, keep=keep)
-        return Hits(hits, replace(hits.plan, reason=reason), params.columns)
+        found = run(engine, info, ready, target, exactly, keep=keep)
+        return Hits(found, replace(found.plan, reason=reason), params.columns)
     if result.rows and result.columns[-1] == queries.HORIZON:
         result, horizon = _split_horizon(result)
         distances = [row[result.columns.index("distance")] for row in result.rows]
@@ -221,7 +224,7 @@ def run(
         if not queries.is_complete(distances, horizon, params.k, error):
             result = _answer(engine, info, queries.exact(info, target, params), params.where)
             chosen = replace(chosen, rescanned=True)
-    return _hits(result, chosen, params)
+    return hits(result, chosen, params)
 
 
 def fits_cache(engine: Engine, info: CollectionInfo, column: str) -> bool:
@@ -256,13 +259,14 @@ def _split_horizon(result: Result) -> tuple[Result, float]:
     return Result(result.columns[:-1], [row[:-1] for row in result.rows]), float(result.rows[0][-1])
 
 
-def _hits(result: Result, chosen: SearchPlan, params: SearchParams) -> Hits:
+def hits(result: Result, chosen: SearchPlan, params: SearchParams) -> Hits:
+    """Rows that a statement of ours answered with, as hits."""
     standard = {*HIT_COLUMNS, "distance"}
-    hits = []
+    found = []
     for row in result.rows:
         values: dict[str, Any] = dict(zip(result.columns, row, strict=True))
         similarity = values["similarity"]
         values["similarity"] = None if similarity is None or similarity != similarity else float(similarity)
         more = {name: value for name, value in values.items() if name not in standard}
-        hits.append(Hit(**{name: values[name] for name in standard}, more=more))
-    return Hits(hits, chosen, params.columns)
+        found.append(Hit(**{name: values[name] for name in standard}, more=more))
+    return Hits(found, chosen, params.columns)

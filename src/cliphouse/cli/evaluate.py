@@ -18,11 +18,12 @@ from cliphouse.cli.options import (
     open_collection,
     read_vector,
 )
-from cliphouse.cli.render import print_table, progress_bars, size
+from cliphouse.cli.render import print_table, progress_bars
 from cliphouse.errors import UsageError
 from cliphouse.evaluation import DEFAULT_SAMPLE, Evaluation, EvaluationOptions, Point, TruthUse
 from cliphouse.index import describe
 from cliphouse.types import Modality
+from cliphouse.units import size
 
 _DEFAULTS = EvaluationOptions()
 

@@ -218,6 +218,29 @@ def open_collection(
     return Collection.open(db, name=collection, encoder=encoder, device=device, create=create)
 
 
+def read_queries(path: Path) -> list[str] | NDArray[np.float32]:
+    """What a file asks for: the rows of an npy file, or the lines of a text file.
+
+    Raises:
+        InvalidVector: an npy file that has no rows of numbers.
+        UsageError: a text file that cannot be read, or has an empty line.
+    """
+    if path.suffix == ".npy":
+        vectors = read_vector(path)
+        if vectors.ndim != 2:
+            raise InvalidVector(f"{path} holds an array of shape {vectors.shape}; save one row a query, (queries, dim)")
+        return vectors
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is neither an npy file nor text in UTF-8"
+        raise UsageError(f"cannot read the queries in {path}: {reason}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise UsageError(f"line {number} of {path} is empty; each line is a text to search for")
+    return lines
+
+
 def read_vector(path: Path) -> NDArray[np.float32]:
     """The array in an npy file.
 

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from cliphouse import clusters, ivf, notes, stream
 from cliphouse.clusters import Assigner, Clusters, Summary
 from cliphouse.engine import Engine
 from cliphouse.errors import StorageFull, UsageError
+from cliphouse.ivf import Lists
 from cliphouse.lists import (
     TableColumn,
     assigned_name,
@@ -73,7 +75,8 @@ def build(
     total = sum(each.rows for each in ivf.facts(engine, info.name, ivf.with_embedding(column)).values())
     if total < MIN_ROWS:
         raise UsageError(
-            f"{total:,} rows with {column} are too few for an ivf index ({MIN_ROWS:,} at least); exact search is as fast"
+            f"{total:,} rows with {column} are too few for an ivf index, which wants {MIN_ROWS:,}; "
+            "searching them exactly is as fast"
         )
     if serving and config.nlist not in (0, serving.build.nlist):
         raise UsageError(
@@ -81,13 +84,13 @@ def build(
             f"cliphouse index drop --kind ivf --column {column}"
         )
     started = time.perf_counter()
-    if serving and total < _RETRAIN_GROWTH * serving.clusters.sizes.sum():
-        job = _Job(engine, info, column, serving.table, progress)
-        job.update(serving.clusters)
+    if serving and _can_grow(engine, info, serving, total):
+        job = _Job(engine, info, serving.build, column, progress)
+        job.update(serving)
         finished = serving.build
     else:
         finished = _begin(engine, info, column, config, known, total)
-        job = _Job(engine, info, column, lists_name(info.name, column, finished.token), progress)
+        job = _Job(engine, info, finished, column, progress)
         job.create(finished.nlist, total)
     finished = replace(finished, seconds=finished.seconds + time.perf_counter() - started)
     notes.write(engine, info.name, column, "ivf", finished, "ready")
@@ -108,6 +111,14 @@ def drop(engine: Engine, info: CollectionInfo, column: str) -> str:
     return ivf.index_name(column)
 
 
+def _can_grow(engine: Engine, info: CollectionInfo, serving: Lists, total: int) -> bool:
+    """Whether the lists can take in what has changed, so that nothing has to be trained and copied anew."""
+    return (
+        total < _RETRAIN_GROWTH * serving.clusters.sizes.sum()
+        and not ivf.was_changed(engine, info.name, serving.build)
+    )
+
+
 def _begin(
     engine: Engine, info: CollectionInfo, column: str, config: IvfConfig, known: notes.Notes, total: int
 ) -> notes.Build:
@@ -115,10 +126,14 @@ def _begin(
     before = notes.build_of(known, column, "ivf", "building")
     wanted = config.nlist or clusters.count_for(total)
     if before and before.asked_nlist == config.nlist and wanted < _RETRAIN_GROWTH * before.nlist:
-        return before
+        if not ivf.was_changed(engine, info.name, before):
+            return before
     if wanted * 2 > total:
         raise UsageError(f"{total:,} rows are too few for {wanted:,} clusters; leave the number out")
-    begun = notes.Build(token=uuid.uuid4().hex[:8], nlist=wanted, asked_nlist=config.nlist)
+    source, mutation = ivf.origin(engine, info.name)
+    begun = notes.Build(
+        token=uuid.uuid4().hex[:8], source=source, mutation=mutation, nlist=wanted, asked_nlist=config.nlist
+    )
     notes.write(engine, info.name, column, "ivf", begun, "building")
     return begun
 
@@ -127,9 +142,10 @@ class _Job:
     """One build, or one update, of the lists in `lists`."""
 
     def __init__(
-        self, engine: Engine, info: CollectionInfo, column: str, lists: str, progress: ProgressCallback | None
+        self, engine: Engine, info: CollectionInfo, build: notes.Build, column: str, progress: ProgressCallback | None
     ) -> None:
-        self._engine, self._info, self._column, self._lists, self._progress = engine, info, column, lists, progress
+        self._engine, self._info, self._column, self._progress = engine, info, column, progress
+        self._lists = lists_name(info.name, column, build.token)
         self._columns: Sequence[TableColumn] = ivf.columns_of(engine, info.name)
 
     def create(self, nlist: int, total: int) -> None:
@@ -148,20 +164,21 @@ class _Job:
         self._copy(list(self._segments()), Assigner(trained), summary)
         self._store(summary.clusters())
 
-    def update(self, serving: Clusters) -> None:
+    def update(self, serving: Lists) -> None:
         """Take in the rows that came, and let go of those that went."""
-        summary = Summary.of(serving)
-        wrong = ivf.coverage(self._engine, self._info, self._column, self._lists)
+        summary = Summary.of(serving.clusters)
+        wrong = serving.coverage
         if wrong.within is not None:
             self._engine.command(
-                f"DELETE FROM {identifier(self._lists)} WHERE NOT ({wrong.within}) SETTINGS lightweight_deletes_sync = 2"
+                f"DELETE FROM {identifier(self._lists)} WHERE NOT ({wrong.within})\n"
+                "SETTINGS lightweight_deletes_sync = 2"
             )
         if wrong.tail is None:
             return
-        self._copy(list(self._segments(wrong.tail)), Assigner(serving.centroids), summary)
+        self._copy(list(self._segments(wrong.tail)), Assigner(serving.clusters.centroids), summary)
         self._store(summary.clusters())
 
-    # -- rows -----------------------------------------------------------------------------------------------------------
+    # -- rows ---------------------------------------------------------------------------------------------------------
 
     def _sample(self, nlist: int, total: int) -> NDArray[np.float32]:
         """Unit vectors of rows taken evenly from the whole collection, by a hash of their ids."""
@@ -189,7 +206,7 @@ class _Job:
         ).values():
             pieces = -(-each.rows // _SEGMENT_ROWS)
             bounds = np.linspace(each.first, each.last + 1, pieces + 1).astype(np.int64).tolist()
-            for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+            for first, end in pairwise(bounds):
                 yield _Segment(first, end - 1, each.rows // pieces)
 
     def _copy(self, segments: Sequence[_Segment], assigner: Assigner, summary: Summary) -> None:
@@ -248,7 +265,7 @@ class _Job:
         yield
         self._engine.command(f"DROP TABLE IF EXISTS {identifier(table)} SYNC")
 
-    # -- clusters -------------------------------------------------------------------------------------------------------
+    # -- clusters -----------------------------------------------------------------------------------------------------
 
     def _store(self, given: Clusters) -> None:
         """Replace the stored clusters."""
@@ -269,7 +286,7 @@ class _Job:
         self._engine.command(f"EXCHANGE TABLES {identifier(table)} AND {identifier(staged)}")
         self._engine.command(f"DROP TABLE IF EXISTS {identifier(staged)} SYNC")
 
-    # -- the end --------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def _merge(self, total: int) -> None:
         """Merge the lists to one part: each part has ranges of its own to read for every cluster."""
@@ -277,7 +294,8 @@ class _Job:
 
         def watch() -> None:
             running = Query(
-                sql="SELECT max(progress) FROM system.merges WHERE database = currentDatabase() AND table = {name:String}",
+                sql="SELECT max(progress) FROM system.merges\n"
+                "WHERE database = currentDatabase() AND table = {name:String}",
                 parameters={"name": self._lists},
             )
             while not done.wait(_POLL_SECONDS):

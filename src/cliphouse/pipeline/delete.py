@@ -173,9 +173,9 @@ def remove(
     except EngineError:
         # A mutation that failed would be tried for ever, and hold up those after it.
         engine.command(
-            "KILL MUTATION WHERE database = currentDatabase() AND table = {name:String} AND NOT is_done "
+            "KILL MUTATION WHERE database = currentDatabase() AND table IN {names:Array(String)} AND NOT is_done "
             f"AND position(command, '{deletion}') > 0",
-            {"name": collection},
+            {"names": [collection, *ivf.row_tables(engine, collection)]},
         )
         raise
     return total
@@ -235,8 +235,7 @@ def _delete_shards(
     if confirm is not None and not confirm(rows):
         return DeleteReport(rows=0)
     for each in chosen:
-        if rows:
-            forget(engine, info.name, each)
+        _forget_everywhere(engine, info.name, each)  # lists may hold rows that were deleted by SQL
         if catalog.exists(engine, remembered):
             forget(engine, remembered, each)
     for some in _chunks(known, _IDS_AT_ONCE):  # last: a shard that the ledger does not know must have no rows
@@ -252,7 +251,11 @@ def _purge(engine: Engine, info: CollectionInfo, progress: ProgressCallback | No
         StorageFull: the disk has no room for the largest part beside the old one.
     """
     freed = held = 0
-    for table in (info.name, *ivf.row_tables(engine, info.name)):
+    copies = ivf.row_tables(engine, info.name)
+    for lists in copies:
+        for rows in ivf.gone(engine, info.name, lists):
+            forget(engine, lists, Selection(rows))
+    for table in (info.name, *copies):
         sizes = _purge_table(engine, table, progress)
         freed, held = freed + sizes[0], held + sizes[1]
     if index.definitions(engine, info.name):
