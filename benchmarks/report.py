@@ -19,13 +19,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoder_text, index_text, loading_text, text
+from benchmarks import encoder_text, exact_text, index_text, loading_text, plan_text, text
 
 ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"(<!-- benchmark:([\w-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 #: What renders a result, by its kind; a result that names none is of a search.
-_TEXTS: Mapping[str, Any] = {"search": text, "encoders": encoder_text, "loading": loading_text, "indexes": index_text}
+_TEXTS: Mapping[str, Any] = {
+    "search": text,
+    "encoders": encoder_text,
+    "exact": exact_text,
+    "loading": loading_text,
+    "indexes": index_text,
+    "plan": plan_text,
+}
 #: Tables besides the short one, by the kind of the result, and what their marks add to the run's name.
 _FURTHER: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "loading": {"plan": loading_text.plan_table},
@@ -36,6 +43,7 @@ _FURTHER: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
         "recalls": index_text.recalls_table,
         "filters": index_text.filters_table,
     },
+    "plan": {"fit": plan_text.fit_table},
 }
 
 ResultFile = tuple[Path, Mapping[str, Any]]
@@ -128,11 +136,12 @@ def main() -> int:
     if not results:
         print("there are no results to report; run python -m benchmarks.run", file=sys.stderr)
         return 1
-    from benchmarks import encoder_plot, index_plot, loading_plot, plot  # --check must not need matplotlib
+    from benchmarks import encoder_plot, exact_plot, index_plot, loading_plot, plot  # --check must not need matplotlib
 
     draw = {
         "search": plot.draw,
         "encoders": encoder_plot.draw,
+        "exact": exact_plot.draw,
         "loading": loading_plot.draw,
         "indexes": index_plot.draw,
     }
@@ -140,7 +149,8 @@ def main() -> int:
     for path in stale(texts):
         path.write_text(texts[path], encoding="utf-8")
     for _, result in results:
-        draw[kind_of(result)](result, options.root / "benchmarks" / f"{result['run']}.svg")
+        if kind_of(result) in draw:
+            draw[kind_of(result)](result, options.root / "benchmarks" / f"{result['run']}.svg")
     return 0
 
 

@@ -20,9 +20,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cliphouse.collection import Collection
+    from cliphouse.costs import Choice
     from cliphouse.encoders import load_encoder
     from cliphouse.errors import CliphouseError
-    from cliphouse.evaluation import Evaluation, EvaluationOptions
+    from cliphouse.evaluation import Evaluation, EvaluationOptions, Tuning, TuningOptions
     from cliphouse.hits import Hit, Hits, SearchPlan
     from cliphouse.pipeline.download import download
     from cliphouse.pipeline.embed import embed
@@ -36,7 +37,16 @@ if TYPE_CHECKING:
         Status,
         VerifyReport,
     )
-    from cliphouse.types import CollectionInfo, Encoder, IndexConfig, IndexState, Progress, Query, SearchParams
+    from cliphouse.types import (
+        CollectionInfo,
+        Encoder,
+        IndexConfig,
+        IndexState,
+        IvfConfig,
+        Progress,
+        Query,
+        SearchParams,
+    )
 
 _HOMES = {
     "Collection": "collection",
@@ -46,6 +56,7 @@ _HOMES = {
     "load_encoder": "encoders",
     "CliphouseError": "errors",
     "CollectionInfo": "types",
+    "Choice": "costs",
     "DownloadReport": "reports",
     "DeleteReport": "reports",
     "DenyReport": "reports",
@@ -58,16 +69,20 @@ _HOMES = {
     "Hits": "hits",
     "IndexConfig": "types",
     "IndexState": "types",
+    "IvfConfig": "types",
     "LoadOptions": "types",
     "LoadReport": "reports",
     "Progress": "types",
     "Query": "types",
     "SearchParams": "types",
     "SearchPlan": "hits",
+    "Tuning": "evaluation",
+    "TuningOptions": "evaluation",
     "VerifyReport": "reports",
 }
 
 __all__ = [
+    "Choice",
     "CliphouseError",
     "Collection",
     "CollectionInfo",
@@ -83,6 +98,7 @@ __all__ = [
     "Hits",
     "IndexConfig",
     "IndexState",
+    "IvfConfig",
     "LoadOptions",
     "LoadReport",
     "Progress",
@@ -90,6 +106,8 @@ __all__ = [
     "SearchParams",
     "SearchPlan",
     "Status",
+    "Tuning",
+    "TuningOptions",
     "VerifyReport",
     "download",
     "embed",

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: Rows of a sample for each cluster that is trained on it; more moves the centroids no further.
 SAMPLE_PER_CLUSTER = 40
-#: A row's nearest centroid is looked for among those that count its coarse cell among this share of cells, their nearest.
+#: A row's nearest centroid is looked for among those that count its coarse cell among the nearest of this share.
 _CELL_SHARE = 8
 _ROUNDS = 8
 _BLOCK_ROWS = 16_384
@@ -97,7 +98,7 @@ class Assigner:
         cell = np.argmax(vectors @ self.cells.T - self._cell_bias, axis=1)
         order = np.argsort(cell, kind="stable")
         bounds = np.searchsorted(cell[order], np.arange(len(self.cells) + 1))
-        for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for number, (start, stop) in enumerate(pairwise(bounds)):
             if start == stop:
                 continue
             rows, candidates = order[start:stop], self._candidates[number]
@@ -136,7 +137,7 @@ def train(
 
 
 def count_for(rows: int) -> int:
-    """How many clusters suit so many rows: four times the root, as inverted lists usually have, if they can be trained."""
+    """How many clusters suit so many rows: four times the root, as usual, if there are rows to train them."""
     return max(1, min(rows // SAMPLE_PER_CLUSTER, round(4 * math.sqrt(rows))))
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from numpy.typing import ArrayLike
 
-from cliphouse import catalog, evaluate, functions, index, ivf, notes, queries, schema
+from cliphouse import catalog, evaluate, functions, index, queries, ready, schema, tuning
+from cliphouse.costs import Choice
 from cliphouse.encoders.access import ANYWHERE, ImageAccess
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.encoders.decode import MAX_PIXELS
 from cliphouse.engine import Engine, arrow_table, connect
 from cliphouse.errors import EncoderMismatch, UsageError
-from cliphouse.evaluation import Evaluation, EvaluationOptions
+from cliphouse.evaluation import Evaluation, EvaluationOptions, Tuning, TuningOptions
 from cliphouse.hits import Hits, SearchPlan
 from cliphouse.pipeline import add, cluster, delete, deny, export, ledger, load, plan, verify
 from cliphouse.pipeline.embed import EmbedOptions
@@ -141,7 +142,7 @@ class Collection:
             storage=info.storage,
             total_bytes=catalog.total_bytes(self.engine, self.name),
             disk_bytes=catalog.disk_bytes(self.engine, self.name),
-            indexes=tuple(self._indexes(info)),
+            indexes=tuple(ready.states(self.engine, info)),
         )
 
     # -- filling it ---------------------------------------------------------------------------------------------------
@@ -334,14 +335,22 @@ class Collection:
         column: Modality = "image",
         exact: bool = False,
         where: str | None = None,
+        kind: IndexKind | None = None,
         ef_search: int | None = None,
+        nprobe: int | None = None,
+        recall: float | None = None,
+        offset: int = 0,
         columns: Iterable[str] = (),
     ) -> Hits:
-        """The `k` rows nearest to `query`, nearest first, ties by id.
+        """The `k` rows nearest to `query` after the first `offset`, nearest first, ties by id.
 
         `query` is a text, a picture (a PIL image, or the Path of a file) or a vector; `like` is a row's id instead.
         `column` says which embedding is searched. `where` is a SQL condition on the columns. A vector index is used
         where one is ready and can answer, unless `exact`; `Hits.plan` says which path ran. k up to 10,000.
+
+        `kind` names the index where there are two. How hard it looks is what `tune` found for `recall`, or for the
+        recall it was tuned for; `ef_search` (hnsw) and `nprobe` (ivf) say it outright. A recall that no index was
+        measured to reach is answered by an exact search.
 
         Raises:
             UsageError: `DimensionMismatch`, `EncoderMismatch`, `InvalidVector`, `InvalidFilter`, `UnknownItem`, ...
@@ -349,7 +358,18 @@ class Collection:
         """
         if isinstance(columns, str):
             raise UsageError(f"columns is a list of names, not the text {columns!r}")
-        params = SearchParams(k=k, column=column, exact=exact, where=where, ef_search=ef_search, columns=tuple(columns))
+        params = SearchParams(
+            k=k,
+            offset=offset,
+            column=column,
+            exact=exact,
+            where=where,
+            kind=kind,
+            ef_search=ef_search,
+            nprobe=nprobe,
+            recall=recall,
+            columns=tuple(columns),
+        )
         return self.search_with(query, like=like, params=params)
 
     def search_with(
@@ -357,6 +377,38 @@ class Collection:
     ) -> Hits:
         """`search` with its options as one value."""
         return self._searcher.run(query, like, params)
+
+    def search_many(
+        self,
+        queries: Iterable[str | Path | Image | ArrayLike],
+        *,
+        k: int = 10,
+        offset: int = 0,
+        column: Modality = "image",
+        exact: bool = False,
+        where: str | None = None,
+        columns: Iterable[str] = (),
+    ) -> list[Hits]:
+        """The `k` rows nearest to each of `queries`, as `search` finds them, in the order of the queries.
+
+        `queries` are texts, pictures and vectors, or an array of shape (queries, dim). Where every row is compared, one
+        pass over the rows serves all queries, much faster than a search for each.
+
+        Raises:
+            As `search`.
+        """
+        if isinstance(columns, str):
+            raise UsageError(f"columns is a list of names, not the text {columns!r}")
+        if isinstance(queries, (str, Path)):
+            raise UsageError(f"queries is a list of things to search for, not the one {str(queries)!r}")
+        params = SearchParams(k=k, offset=offset, column=column, exact=exact, where=where, columns=tuple(columns))
+        return self.search_many_with(queries, params=params)
+
+    def search_many_with(
+        self, queries: Iterable[str | Path | Image | ArrayLike], *, params: SearchParams
+    ) -> list[Hits]:
+        """`search_many` with its options as one value."""
+        return self._searcher.run_many(queries, params)
 
     def statement(
         self, query: str | Path | Image | ArrayLike | None = None, *, like: int | None = None, params: SearchParams
@@ -391,18 +443,38 @@ class Collection:
             cluster.build(self.engine, info, name, config, progress)
         else:
             index.build(self.engine, info, name, config, progress)
-        return next(state for state in self._indexes(info) if state.column == name and state.config.kind == config.kind)
+        return next(
+            state
+            for state in ready.states(self.engine, info)
+            if state.column == name and state.config.kind == config.kind
+        )
 
-    def drop_index(self, column: Modality = "image", kind: IndexKind = "hnsw") -> str:
-        """Drop the vector index of one column; return its name.
+    def choose_index(self, column: Modality = "image", recall: float = 0.95) -> Choice:
+        """The kind of index that suits the column's rows, this machine's memory and the wanted recall, and why.
+
+        The kind is "exact" where no index would be much faster than comparing every row. Nothing is built.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there are no rows, or the recall is none.
         """
-        info = self.info()
+        info = self._searcher.searchable(SearchParams(column=column))
+        return index.choose(self.engine, info, f"{column}_embedding", recall)
+
+    def drop_index(self, column: Modality = "image", kind: IndexKind | None = None) -> str:
+        """Drop the vector index of one column, of the `kind` if it has two; return its name.
+
+        Raises:
+            UsageError: there is none, or there are two and `kind` names neither.
+        """
+        info, name = self.info(), f"{column}_embedding"
+        if kind is None:
+            kinds = [state.config.kind for state in ready.states(self.engine, info) if state.column == name]
+            if len(kinds) > 1:
+                raise UsageError(f"{name} has an hnsw and an ivf index; say which to drop: --kind hnsw or --kind ivf")
+            kind = kinds[0] if kinds else "hnsw"
         if kind == "ivf":
-            return cluster.drop(self.engine, info, f"{column}_embedding")
-        return index.drop(self.engine, self.name, f"{column}_embedding")
+            return cluster.drop(self.engine, info, name)
+        return index.drop(self.engine, self.name, name)
 
     # -- measuring it -------------------------------------------------------------------------------------------------
 
@@ -420,6 +492,19 @@ class Collection:
         options = options or EvaluationOptions()
         info = self._searcher.searchable(SearchParams(column=options.column))
         return evaluate.evaluate(self.engine, info, self._searcher, self._chosen, options, progress)
+
+    def tune(self, options: TuningOptions | None = None, *, progress: ProgressCallback | None = None) -> Tuning:
+        """Find the effort at which each index of a column reaches the wanted recall, and have searches take it.
+
+        See `tuning.tune`. It is forgotten when an index is dropped, and when lists are built anew.
+
+        Raises:
+            UsageError: no index is ready, or the options or queries do not fit.
+            EngineError: ClickHouse failed.
+        """
+        options = options or TuningOptions()
+        info = self._searcher.searchable(SearchParams(column=options.column))
+        return tuning.tune(self.engine, info, self._searcher, self._chosen, options, progress)
 
     # -- SQL ----------------------------------------------------------------------------------------------------------
 
@@ -449,11 +534,6 @@ class Collection:
         named = info if info is not None and info.encoder else None
         key = (self._chosen.key, named and named.encoder, self.image_access)
         return lambda: self._chosen.load(named), self.image_access, key
-
-    def _indexes(self, info: CollectionInfo) -> list[IndexState]:
-        known = notes.read(self.engine, self.name)
-        found = [*index.states(self.engine, self.name, known), *ivf.states(self.engine, info, known)]
-        return sorted(found, key=lambda state: state.name)
 
     def _before_writing(self, storage: Storage | None) -> CollectionInfo | None:
         """The collection as it is, if it is there, after checking that what comes may enter it."""

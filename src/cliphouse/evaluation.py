@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cliphouse.errors import UsageError
-from cliphouse.types import MAX_K, IndexState, Modality, SearchPath
+from cliphouse.types import MAX_K, IndexKind, IndexState, Modality, SearchPath
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -21,6 +21,7 @@ QueryOrigin = Literal["text", "image", "own"]
 Asked = Literal["search", "exact", "hnsw", "ivf"]
 
 DEFAULT_SAMPLE = 1000
+DEFAULT_TUNING_SAMPLE = 200
 #: Shares of the rows that the filters leave, in thousandths.
 PER_MILLE = (500, 100, 10, 1)
 
@@ -145,3 +146,80 @@ class Evaluation:
         for point, measured in zip(plain["points"], self.points, strict=True):
             point["measured"] = measured.measured
         return plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningOptions:
+    """What recall searches are to have by themselves, and the queries to find the effort for it with.
+
+    `queries` are the user's own: texts, or vectors of shape (n, dim). `sample` rows of the table give text and image
+    queries; None is 200, or none where there are own ones. The seed is another than that of evaluations, which would
+    else ask what an index was tuned with.
+    """
+
+    recall: float = 0.95
+    queries: Sequence[str] | ArrayLike | None = None
+    sample: int | None = None
+    k: int = 10
+    column: Modality = "image"
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.recall < 1:
+            raise UsageError(f"recall must be over 0 and under 1, which exact search has, got {self.recall}")
+        self.as_evaluation()
+
+    def as_evaluation(self) -> EvaluationOptions:
+        """The same queries, to be evaluated with."""
+        sample = self.sample
+        if sample is None:
+            sample = DEFAULT_TUNING_SAMPLE if self.queries is None else 0
+        return EvaluationOptions(
+            queries=self.queries, sample=sample, k=self.k, column=self.column, seed=self.seed, filters=False
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningPoint:
+    """One effort (ef_search or nprobe), measured: recall@k by the origin of queries, and their median latency.
+
+    An answer that the index had too few rows for counts as missed, though a search would give it exactly.
+    """
+
+    effort: int
+    recalls: Mapping[QueryOrigin, float]
+    p50_ms: float
+
+    @property
+    def recall(self) -> float:
+        """The least of them."""
+        return min(self.recalls.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexTuning:
+    """One index, tuned: what was measured, and the `effort` that searches now take by themselves.
+
+    It reaches the wanted recall if `reached`; otherwise it is the most there is. `unable` says why an index that cannot
+    answer such searches was left as it was.
+    """
+
+    name: str
+    kind: IndexKind
+    points: tuple[TuningPoint, ...] = ()
+    effort: int | None = None
+    reached: bool = False
+    unable: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What was tuned for which recall@k, and what came of it."""
+
+    collection: str
+    column: Modality
+    recall: float
+    k: int
+    indexes: tuple[IndexTuning, ...]
+    truth: TruthReport
+    seconds: float

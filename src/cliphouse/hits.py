@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from cliphouse.errors import MissingExtra
-from cliphouse.types import SearchPath
+from cliphouse.types import Query, SearchPath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,10 +45,10 @@ class Hit:
 class SearchPlan:
     """Which path a search takes, and why.
 
-    `effort` is the candidate list of an HNSW search, or how many clusters' worth of rows an IVF search reads. `spare` is
-    how many rows beyond k are asked of an HNSW index, because deleted ones are taken out of its answer.
+    `effort` is the candidate list of an HNSW search, or how many clusters' worth of rows an IVF search reads. `spare`
+    is how many rows beyond k are asked of an HNSW index, because deleted ones are taken out of its answer.
     `rescanned` is set on the plan of a result where the fast exact scan could not prove its short list complete, so
-    that a second, slower scan gave the answer.
+    that a second, slower scan gave the answer. `ran` is the statement that gave it, on the plan of a result.
     """
 
     path: SearchPath
@@ -57,6 +57,7 @@ class SearchPlan:
     effort: int | None = None
     spare: int = 0
     rescanned: bool = False
+    ran: Query | None = field(default=None, repr=False, compare=False)
 
 
 class Hits(Sequence[Hit]):

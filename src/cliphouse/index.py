@@ -7,10 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cliphouse import notes
+from cliphouse import costs, notes
+from cliphouse.costs import Choice
 from cliphouse.engine import Engine, machine_memory_bytes
 from cliphouse.errors import EngineError, InsufficientMemory, UsageError
 from cliphouse.notes import Notes
+from cliphouse.queries import EF_SEARCH
 from cliphouse.schema import (
     MERGE_LIMIT_BYTES,
     IndexDefinition,
@@ -22,7 +24,17 @@ from cliphouse.schema import (
     merge_limit,
     parse_index,
 )
-from cliphouse.types import CollectionInfo, IndexConfig, IndexState, IvfConfig, Progress, ProgressCallback, Query
+from cliphouse.types import (
+    EFFORT_NAMES,
+    CollectionInfo,
+    IndexConfig,
+    IndexState,
+    IvfConfig,
+    Progress,
+    ProgressCallback,
+    Query,
+)
+from cliphouse.units import size
 
 _POLL_SECONDS = 0.2
 #: usearch grows its buffers by doubling at times, and the part's vectors pass through memory beside the graph.
@@ -67,6 +79,8 @@ def states(engine: Engine, collection: str, known: Notes | None = None) -> list[
     parts = _parts(engine, collection)
     building = _building(engine, collection)
     rows = sum(part.rows for part in parts)
+    known = known or {}
+    curves = {column: notes.curve_of(known, column, "hnsw") for column in indexes}
     return sorted(
         (
             IndexState(
@@ -78,13 +92,43 @@ def states(engine: Engine, collection: str, known: Notes | None = None) -> list[
                 disk_bytes=found.disk_bytes,
                 memory_bytes=found.memory_bytes,
                 building=found.definition.name in building,
-                build_seconds=(known or {}).get((column, "hnsw", "ready"), {}).get("seconds"),
-                tuned=(known or {}).get((column, "hnsw", "tuned"), {}).get("wanted"),
+                build_seconds=known.get((column, "hnsw", "ready"), {}).get("seconds"),
+                effort=curve.own if (curve := curves[column]) else EF_SEARCH,
+                tuned=curve.wanted if curve else None,
             )
             for column, found in indexes.items()
         ),
         key=lambda state: state.name,
     )
+
+
+def choose(engine: Engine, info: CollectionInfo, column: str, recall: float) -> Choice:
+    """The kind of index that suits `column` on the machine of the engine, and why; "exact" for none.
+
+    Raises:
+        UsageError: there are no rows, or the recall is none.
+    """
+    rows, empty = _count(engine, info.name, column)
+    if rows == 0:
+        raise UsageError(f"collection {info.name!r} has no rows to index; load some first")
+    said = 0 if engine.capabilities.embedded else engine.capabilities.memory_bytes
+    chosen = costs.choose(
+        rows=rows,
+        dim=info.dim,
+        memory_bytes=said or machine_memory_bytes(),
+        cores=int(engine.query(Query(sql="SELECT getSetting('max_threads')")).rows[0][0]),
+        recall=recall,
+    )
+    if chosen.kind != "hnsw":
+        return chosen
+    if empty:
+        return Choice("ivf", f"{empty:,} of {rows:,} rows have no {column}, and an hnsw index needs one in every row")
+    try:  # the engine may have less room than such machines have
+        check_memory(engine, estimate_bytes(IndexConfig(), rows=rows, dim=info.dim), rows)
+    except InsufficientMemory as error:
+        room = f"{size(error.needed_bytes)} of memory, {size(error.available_bytes)} are available to it"
+        return Choice("ivf", f"the graph of an hnsw index over {rows:,} rows takes {room}")
+    return chosen
 
 
 def build(
@@ -171,8 +215,18 @@ def drop(engine: Engine, collection: str, column: str) -> str:
 def describe(config: IndexConfig | IvfConfig) -> str:
     """The parameters in one line."""
     if isinstance(config, IvfConfig):
-        return f"{config.kind}, {config.nlist} clusters"
+        return f"{config.kind}, {config.nlist:,} clusters" if config.nlist else config.kind
     return f"{config.kind}, m {config.m}, ef_construction {config.ef_construction}, {config.quantization}"
+
+
+def describe_effort(state: IndexState) -> str:
+    """What searches take by themselves, and what that is known to reach."""
+    if state.effort is None:
+        return "searches do not use it yet"
+    effort = f"searches take {EFFORT_NAMES[state.config.kind]} {state.effort}"
+    if state.tuned is None:
+        return f"{effort}, of unknown recall; measure it with: cliphouse tune"
+    return f"{effort}, tuned for a recall of {state.tuned:g}"
 
 
 def check_memory(engine: Engine, graph_bytes: int, rows: int, other_bytes: int = 0) -> None:

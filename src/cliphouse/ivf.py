@@ -19,6 +19,7 @@ from cliphouse.clusters import Clusters
 from cliphouse.engine import Engine, arrow_table
 from cliphouse.lists import SAME_ROW, TableColumn, clusters_name, lists_name, shard_facts
 from cliphouse.notes import Build, Notes
+from cliphouse.queries import default_nprobe
 from cliphouse.schema import CLUSTER_COLUMN, EMBEDDING_COLUMNS, identifier
 from cliphouse.types import CollectionInfo, IndexState, IvfConfig, Query
 
@@ -242,6 +243,7 @@ def states(engine: Engine, info: CollectionInfo, known: Notes) -> list[IndexStat
                 memory_bytes=lists.clusters.centroids.nbytes if lists else 0,
                 building=lists is None,
                 build_seconds=lists.build.seconds if lists else None,
+                effort=tuned.own if tuned else default_nprobe(len(lists.clusters)) if lists else None,
                 tuned=tuned.wanted if tuned else None,
             )
         )

@@ -53,7 +53,8 @@ def create_notes(collection: str) -> str:
     """A note about an index: a newer one of its column, kind and topic replaces an older. Each insert is fsynced."""
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(notes_name(collection))}\n(\n"
-        "    `column` LowCardinality(String),\n    `kind` LowCardinality(String),\n    `topic` LowCardinality(String),\n"
+        "    `column` LowCardinality(String),\n    `kind` LowCardinality(String),\n"
+        "    `topic` LowCardinality(String),\n"
         "    `note` String,\n    `noted_at` DateTime64(6) DEFAULT now64(6)\n)\n"
         "ENGINE = ReplacingMergeTree(noted_at)\nORDER BY (column, kind, topic)\n"
         "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
@@ -82,7 +83,7 @@ def copied(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
 
 
 def computed(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
-    """The columns that the lists of `column` compute as the collection does: all aliases, but of the other embedding."""
+    """What the lists of `column` compute as the collection does: all aliases, but of the other embedding."""
     return [each for each in columns if each.kind == "ALIAS" and _other(column) not in each.expression]
 
 
@@ -91,10 +92,11 @@ def _other(column: str) -> str:
 
 
 def create_clusters(table: str) -> str:
-    """The clusters: a centroid is the mean of unit vectors, `radius` how far from it its rows lie (root mean square)."""
+    """The clusters: a centroid is a mean of unit vectors, `radius` how far from it its rows lie (root mean square)."""
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(table)}\n(\n"
-        "    `cluster` UInt32,\n    `centroid` Array(Float32) CODEC(NONE),\n    `radius` Float32,\n    `rows` UInt64\n)\n"
+        "    `cluster` UInt32,\n    `centroid` Array(Float32) CODEC(NONE),\n"
+        "    `radius` Float32,\n    `rows` UInt64\n)\n"
         "ENGINE = MergeTree\nORDER BY cluster"
     )
 

@@ -21,7 +21,8 @@ Topic = Literal["ready", "building", "tuned"]
 class Build:
     """One build of an index; `token` is in the names of its tables, "" for an index of the engine's own.
 
-    `source` and `mutation` tell which table was read, and the last of its mutations before that; `rows` how many it had.
+    `source` and `mutation` tell which table was read, and the last of its mutations before that; `rows` how many it
+    had.
     """
 
     token: str
@@ -48,6 +49,11 @@ class Curve:
     wanted: float
     k: int
     points: Sequence[tuple[int, float]]
+
+    @property
+    def own(self) -> int:
+        """The effort of searches that ask for no recall: for the wanted one, or the most where that was not reached."""
+        return self.effort(self.wanted) or max(self.points)[0]
 
     def effort(self, recall: float) -> int | None:
         """The least effort that reaches `recall`, between two measured ones by interpolation; None if none does."""

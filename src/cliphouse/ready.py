@@ -14,7 +14,7 @@ from cliphouse.ivf import Lists
 from cliphouse.lists import lists_name, notes_name
 from cliphouse.notes import Curve
 from cliphouse.schema import EMBEDDING_COLUMNS
-from cliphouse.types import CollectionInfo, IndexKind, Query
+from cliphouse.types import CollectionInfo, IndexKind, IndexState, Query
 
 #: A statement may leave work behind that changes parts later, a deletion that it does not wait for say.
 _FRESH_SECONDS = 1.0
@@ -45,9 +45,9 @@ def look(engine: Engine, info: CollectionInfo, before: Ready | None) -> Ready:
     nobody but this process writes, so that for a moment not even the parts are asked for.
     """
     writes, now = engine.writes(), time.monotonic()
-    if before is not None and writes is not None and before.writes == writes:
-        if now - before.looked_at < _FRESH_SECONDS:
-            return before
+    fresh = before is not None and writes is not None and before.writes == writes
+    if before is not None and fresh and now - before.looked_at < _FRESH_SECONDS:
+        return before
     fingerprint, parts, deleted = _parts(engine, info.name)
     if before is not None and before.fingerprint == fingerprint:
         return replace(before, writes=writes, looked_at=now)
@@ -74,13 +74,21 @@ def look(engine: Engine, info: CollectionInfo, before: Ready | None) -> Ready:
     )
 
 
+def states(engine: Engine, info: CollectionInfo) -> list[IndexState]:
+    """All vector indexes of the collection as they stand, by name."""
+    known = notes.read(engine, info.name)
+    found = [*index.states(engine, info.name, known), *ivf.states(engine, info, known)]
+    return sorted(found, key=lambda state: state.name)
+
+
 def _parts(engine: Engine, collection: str) -> tuple[tuple[Any, ...], int, int]:
     """What tells the state of all tables from another, and of the collection its parts and those with deleted rows."""
     sql = (
         "SELECT table, count(), countIf(has_lightweight_delete), groupBitXor(cityHash64(path)),\n"
         "groupBitXor(secondary_indices_compressed_bytes)\n"
         "FROM system.parts WHERE database = currentDatabase() AND active\n"
-        "AND (table IN {tables:Array(String)} OR startsWith(table, {image:String}) OR startsWith(table, {text:String}))\n"
+        "AND (table IN {tables:Array(String)}\n"
+        "OR startsWith(table, {image:String}) OR startsWith(table, {text:String}))\n"
         "GROUP BY table ORDER BY table"
     )
     parameters = {

@@ -51,8 +51,9 @@ def plan(engine: Engine, ready: Ready, params: SearchParams) -> SearchPlan:
             f"cliphouse index build --kind {params.kind} --column {params.column}"
         )
     # Lists first: they filter before the cut, know what was deleted, and give as many rows as are wanted.
+    first = ("hnsw", "ivf") if params.ef_search and not params.nprobe else ("ivf", "hnsw")
     return next(
-        (each for each in plans.values() if each.path != "exact"),
+        (plans[kind] for kind in first if kind in plans and plans[kind].path != "exact"),
         next(iter(plans.values()), SearchPlan(path="exact", reason=f"{params.embedding_column} has no vector index")),
     )
 
@@ -122,11 +123,13 @@ def _tuned(ready: Ready, kind: IndexKind, params: SearchParams, default: int = q
     if curve is None:
         if params.recall is None:
             return default
+        if params.kind is None and any(column == params.embedding_column for column, _ in ready.curves):
+            return None  # another index was measured, and may answer
         raise UsageError(
             f"no recall of the {kind} index on {params.embedding_column} is known; measure it first: cliphouse tune "
             f"--column {params.column}"
         )
-    return curve.effort(params.recall or curve.wanted) or (max(curve.points)[0] if params.recall is None else None)
+    return curve.own if params.recall is None else curve.effort(params.recall)
 
 
 def _share(engine: Engine, lists: Lists, where: str) -> float | None:
@@ -210,28 +213,29 @@ def run(
         UsageError: the index that is asked for is not there.
         EngineError: ClickHouse failed.
     """
-    first, chosen = statement(engine, info, ready, target, params, keep=keep)
-    result = _answer(engine, info, first, params.where)
+    ran, chosen = statement(engine, info, ready, target, params, keep=keep)
+    result = _answer(engine, info, ran, params.where)
     if chosen.path != "exact":
         reach = params.offset + params.k
         if len(result.rows) < params.k and 0 < chosen.spare < (most := queries.MAX_INDEX_K - reach):
             chosen = replace(chosen, spare=most)
-            again = queries.by_index(info, target, _with_effort(params, chosen), spare=most)
-            result = _answer(engine, info, again, params.where)
+            ran = queries.by_index(info, target, _with_effort(params, chosen), spare=most)
+            result = _answer(engine, info, ran, params.where)
         if len(result.rows) == params.k:
-            return _hits(result, chosen, params)
+            return hits(result, replace(chosen, ran=ran), params)
         reason = f"the index {chosen.index} gave only {len(result.rows)} of {params.k} rows"
         exactly = replace(params, exact=True, kind=None)
-        hits = run(engine, info, ready, target, exactly, keep=keep)
-        return Hits(hits, replace(hits.plan, reason=reason), params.columns)
+        found = run(engine, info, ready, target, exactly, keep=keep)
+        return Hits(found, replace(found.plan, reason=reason), params.columns)
     if result.rows and result.columns[-1] == queries.HORIZON:
         result, horizon = _split_horizon(result)
         distances = [row[result.columns.index("distance")] for row in result.rows]
         error = rounding_error(target) + DISTANCE_TOLERANCE
         if not queries.is_complete(distances, horizon, params.k, error):
-            result = _answer(engine, info, queries.exact(info, target, params), params.where)
+            ran = queries.exact(info, target, params)
+            result = _answer(engine, info, ran, params.where)
             chosen = replace(chosen, rescanned=True)
-    return _hits(result, chosen, params)
+    return hits(result, replace(chosen, ran=ran), params)
 
 
 def fits_cache(engine: Engine, info: CollectionInfo, column: str) -> bool:
@@ -266,13 +270,14 @@ def _split_horizon(result: Result) -> tuple[Result, float]:
     return Result(result.columns[:-1], [row[:-1] for row in result.rows]), float(result.rows[0][-1])
 
 
-def _hits(result: Result, chosen: SearchPlan, params: SearchParams) -> Hits:
+def hits(result: Result, chosen: SearchPlan, params: SearchParams) -> Hits:
+    """Rows that a statement of ours answered with, as hits."""
     standard = {*HIT_COLUMNS, "distance"}
-    hits = []
+    found = []
     for row in result.rows:
         values: dict[str, Any] = dict(zip(result.columns, row, strict=True))
         similarity = values["similarity"]
         values["similarity"] = None if similarity is None or similarity != similarity else float(similarity)
         more = {name: value for name, value in values.items() if name not in standard}
-        hits.append(Hit(**{name: values[name] for name in standard}, more=more))
-    return Hits(hits, chosen, params.columns)
+        found.append(Hit(**{name: values[name] for name in standard}, more=more))
+    return Hits(found, chosen, params.columns)

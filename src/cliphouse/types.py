@@ -32,6 +32,8 @@ Quantization = Literal["f64", "f32", "f16", "bf16", "i8", "b1"]
 #: The kinds of vector index. "hnsw" is ClickHouse's graph in memory, "ivf" inverted lists in a table of their own.
 IndexKind = Literal["hnsw", "ivf"]
 SearchPath = Literal["exact", "hnsw", "ivf"]
+#: How the effort of a search is called, by the kind of its index.
+EFFORT_NAMES: Mapping[IndexKind, str] = {"hnsw": "ef_search", "ivf": "nprobe"}
 #: What can be wrong with a row: a vector without a direction; a vector that is not of unit length; no url; no caption;
 #: no similarity, or one that no cosine can be; a tag outside LAION's three.
 RowKind = Literal["vector", "norm", "url", "caption", "similarity", "nsfw"]
@@ -170,6 +172,9 @@ class SearchParams:
             raise UsageError(f"there is no index kind {self.kind!r}; the kinds are 'hnsw' and 'ivf'")
         if self.exact and self.kind:
             raise UsageError(f"exact asks for no index, and kind for {self.kind}; give one of them")
+        for kind, name in EFFORT_NAMES.items():
+            if self.kind not in (None, kind) and getattr(self, name) is not None:
+                raise UsageError(f"{name} is the effort of an {kind} index, and kind asks for {self.kind}")
         if self.column not in ("image", "text"):
             raise UsageError(f"column must be 'image' or 'text', got {self.column!r}")
         if self.where is not None and not self.where.strip():
@@ -258,7 +263,7 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IvfConfig:
-    """The parameters of an inverted-list index (Jégou, Douze & Schmid 2011): `nlist` clusters, 0 for as many as suit."""
+    """The parameters of an inverted-list index (Jégou et al. 2011): `nlist` clusters, 0 for as many as suit."""
 
     kind: Literal["ivf"] = "ivf"
     nlist: int = 0
@@ -276,7 +281,8 @@ QUANTIZATION_BITS: Mapping[str, int] = {"f64": 64, "f32": 32, "f16": 16, "bf16":
 class IndexState:
     """One vector index as it stands; sizes in bytes, `memory_bytes` is what searching with it keeps in memory.
 
-    `build_seconds` is None where nobody remembers. `tuned` is the recall that `tune` found the effort for.
+    `build_seconds` is None where nobody remembers. `effort` is what searches take by themselves, ef_search or nprobe;
+    `tuned` is the recall that `tune` found it for.
     """
 
     name: str
@@ -288,6 +294,7 @@ class IndexState:
     memory_bytes: int
     building: bool
     build_seconds: float | None = None
+    effort: int | None = None
     tuned: float | None = None
 
     @property

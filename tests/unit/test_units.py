@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cliphouse.errors import InsufficientMemory, NotEnoughSpace
-from cliphouse.units import size
+from cliphouse.units import duration, size
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,8 @@ def test_room_and_memory_are_said_in_units_that_tell_them_apart() -> None:
     memory = InsufficientMemory("an index", needed_bytes=2**31, available_bytes=5 * 2**20, advice="wait")
     assert str(disk) == "shard 0 needs about 3.0 MiB in /x, 2.0 MiB are free; make room"
     assert str(memory) == "an index needs about 2.0 GiB of memory, 5.0 MiB are available; wait"
+
+
+def test_durations_are_said_in_the_unit_of_people() -> None:
+    said = [duration(seconds) for seconds in (0.0042, 0.25, 3.3, 90, 600, 9000, 200_000, 5e7)]
+    assert said == ["4.2 ms", "250 ms", "3.3 s", "90 s", "10 min", "2.5 h", "2.3 days", "579 days"]

@@ -18,10 +18,10 @@ from cliphouse.cli.options import (
 )
 from cliphouse.cli.render import print_table, progress_bars
 from cliphouse.errors import ShardError
-from cliphouse.index import describe
+from cliphouse.index import describe, describe_effort
 from cliphouse.reports import DownloadReport, LoadReport, Status
 from cliphouse.types import LoadOptions, Storage, shard_ranges
-from cliphouse.units import size
+from cliphouse.units import duration, size
 
 
 @click.command()
@@ -108,7 +108,7 @@ def load(
         click.echo(f"passed over {reason}", err=True)
     if report.loaded and report.stale_indexes:
         for name in report.stale_indexes:
-            column = name.removesuffix("_index")
+            column = name.partition("_")[0]
             click.echo(f"{name} does not cover the new rows yet: cliphouse index build --column {column}")
     if report.quarantined:
         again = shard_ranges(report.quarantined)
@@ -144,7 +144,10 @@ def status(form: str, db: str, collection: str) -> None:
     for state in found.indexes:
         covered = f"{state.rows_indexed:,} of {state.rows_total:,} rows"
         facts.append((state.name, f"{state.state}, {covered}, {describe(state.config)}"))
-        facts.append(("", f"{size(state.disk_bytes)} on disk, {size(state.memory_bytes)} in memory when searched"))
+        built = f", built in {duration(state.build_seconds)}" if state.build_seconds is not None else ""
+        memory = size(state.memory_bytes)
+        facts.append(("", f"{size(state.disk_bytes)} on disk, {memory} in memory when searched{built}"))
+        facts.append(("", describe_effort(state)))
     if not found.indexes:
         facts.append(("indexes", "none; build one with: cliphouse index build"))
     print_table(["", ""], facts)

@@ -192,7 +192,7 @@ def _say(report: DownloadReport, collection: str, keep: Keep) -> None:
             click.echo(f"shards {shard_ranges(numbers)}: {what}")
     say_bad_rows(report)
     for name in report.stale_indexes if report.rows else ():
-        column = name.removesuffix("_index")
+        column = name.partition("_")[0]
         click.echo(f"{name} does not cover the new rows yet: cliphouse index build --column {column}")
     for number, reason in report.failed.items():
         click.echo(f"shard {number} failed: {reason}", err=True)

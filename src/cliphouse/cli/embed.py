@@ -158,7 +158,7 @@ def add(
         )
     _say_rest(report, f"in {collection}")
     for name in report.stale_indexes if report.pictures else ():
-        column = name.removesuffix("_index")
+        column = name.partition("_")[0]
         click.echo(f"{name} does not cover the new rows yet: cliphouse index build --column {column}")
 
 

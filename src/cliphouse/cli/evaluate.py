@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from cliphouse import plots
 from cliphouse.cli.options import (
@@ -16,13 +14,14 @@ from cliphouse.cli.options import (
     encoder_option,
     format_option,
     open_collection,
-    read_vector,
+    read_queries,
 )
-from cliphouse.cli.render import print_table, progress_bars, size
+from cliphouse.cli.render import print_table, progress_bars
 from cliphouse.errors import UsageError
 from cliphouse.evaluation import DEFAULT_SAMPLE, Evaluation, EvaluationOptions, Point, TruthUse
 from cliphouse.index import describe
 from cliphouse.types import Modality
+from cliphouse.units import size
 
 _DEFAULTS = EvaluationOptions()
 
@@ -117,7 +116,7 @@ def evaluate(
         if path and not path.parent.is_dir():
             raise UsageError(f"there is no directory {path.parent} to write {path.name} to; make it first")
     options = EvaluationOptions(
-        queries=_read_queries(queries) if queries else None,
+        queries=read_queries(queries) if queries else None,
         sample=sample,
         k=k,
         column=column,
@@ -139,17 +138,6 @@ def evaluate(
         click.echo(written)
     else:
         _print(evaluation)
-
-
-def _read_queries(path: Path) -> NDArray[np.float32] | list[str]:
-    """The vectors or the texts in a file."""
-    if path.suffix == ".npy":
-        return read_vector(path)
-    try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise UsageError(f"cannot read queries from {path}: {reason}; give FILE.npy or FILE.txt") from error
 
 
 def _print(evaluation: Evaluation) -> None:

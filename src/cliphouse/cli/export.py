@@ -82,6 +82,10 @@ def export(
     searches = [value for value in (query, like, embedding) if value is not None]
     if len(searches) > 1 or (searches and shards is not None):
         raise UsageError("say which rows in one way: --query, --like, --embedding, or --shards; --where goes with each")
+    if not searches and params != SearchParams(where=params.where):
+        raise UsageError(
+            "-k, --offset, --in and how to search are of a search; say for what: --query, --like or --embedding"
+        )
     to_stdout = str(out) == "-"
     if to_stdout and sys.stdout.isatty():
         raise UsageError("a parquet file would not look well on a terminal; redirect it, or name a file")

@@ -19,8 +19,10 @@ from cliphouse.cli.export import export
 from cliphouse.cli.index import index
 from cliphouse.cli.maintain import delete, deny, verify
 from cliphouse.cli.options import Invocation, debug_option
+from cliphouse.cli.plan import plan
 from cliphouse.cli.search import search
 from cliphouse.cli.sql import sql
+from cliphouse.cli.tune import tune
 from cliphouse.cli.udf import udf
 from cliphouse.errors import CliphouseError
 
@@ -58,7 +60,9 @@ COMMANDS = (
     add,
     search,
     index,
+    tune,
     evaluate,
+    plan,
     sql,
     status,
     export,

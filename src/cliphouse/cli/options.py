@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cliphouse.collection import DEFAULT_NAME, DEFAULT_STORAGE, Collection
 from cliphouse.encoders import DEVICE_VARIABLE
 from cliphouse.errors import InvalidVector, UsageError
-from cliphouse.types import MAX_K, LoadOptions, Modality, SearchParams
+from cliphouse.types import MAX_K, IndexKind, LoadOptions, Modality, SearchParams
 
 DEFAULT_DB = "./cliphouse-data"
 
@@ -94,20 +94,70 @@ def device_option(function: F) -> F:
     )(function)
 
 
+def _modality(_: click.Context, __: click.Parameter, value: str) -> Modality:
+    return "text" if value.startswith("text") else "image"
+
+
+def column_option(function: F) -> F:
+    """Add --column, which takes the names of columns too; the function gets `column`."""
+    return click.option(
+        "--column",
+        type=click.Choice(["image", "text", "image_embedding", "text_embedding"]),
+        default="image",
+        show_default=True,
+        callback=_modality,
+        help="Which embedding.",
+    )(function)
+
+
 def search_options(function: F) -> F:
-    """Add -k, --in, --where, --exact and --ef-search; the function gets `params`."""
+    """Add all that makes a search: -k, --offset, --in, --where, --exact, --kind, --recall and the efforts.
+
+    The function gets `params`.
+    """
     defaults = SearchParams()
 
     @functools.wraps(function)
     def with_params(
-        *args: Any, k: int, column: Modality, where: str | None, exact: bool, ef_search: int | None, **others: Any
+        *args: Any,
+        k: int,
+        offset: int,
+        column: Modality,
+        where: str | None,
+        exact: bool,
+        kind: IndexKind | None,
+        recall: float | None,
+        ef_search: int | None,
+        nprobe: int | None,
+        **others: Any,
     ) -> Any:
-        params = SearchParams(k=k, column=column, where=where, exact=exact, ef_search=ef_search)
+        params = SearchParams(
+            k=k,
+            offset=offset,
+            column=column,
+            where=where,
+            exact=exact,
+            kind=kind,
+            recall=recall,
+            ef_search=ef_search,
+            nprobe=nprobe,
+        )
         return function(*args, params=params, **others)
 
     wrapped: Callable[..., Any] = with_params
     for option in (
-        click.option("--ef-search", type=int, help="Effort of an HNSW index: recall against time. Without it, 256."),
+        click.option(
+            "--nprobe", type=int, metavar="N", help="Read so many clusters of an ivf index, whatever was tuned."
+        ),
+        click.option("--ef-search", type=int, metavar="N", help="Candidates of an hnsw index, whatever was tuned."),
+        click.option(
+            "--recall",
+            type=float,
+            metavar="SHARE",
+            help="Look as hard as `cliphouse tune` found to reach this recall, for example 0.99. Without it: as it was "
+            "tuned to. What no index reaches is searched exactly.",
+        ),
+        click.option("--kind", type=click.Choice(["hnsw", "ivf"]), help="Which index, where there are two."),
         click.option("--exact", is_flag=True, help="Compare with every row, even if there is an index."),
         click.option(
             "--where",
@@ -122,6 +172,13 @@ def search_options(function: F) -> F:
             default=defaults.column,
             show_default=True,
             help="Which embedding to search.",
+        ),
+        click.option(
+            "--offset",
+            default=defaults.offset,
+            show_default=True,
+            metavar="N",
+            help="Pass over the first N results: the second page of ten is --offset 10.",
         ),
         click.option("-k", default=defaults.k, show_default=True, help=f"How many results; up to {MAX_K:,}."),
     ):
@@ -216,6 +273,29 @@ def open_collection(
 ) -> Collection:
     """The collection that the shared options name."""
     return Collection.open(db, name=collection, encoder=encoder, device=device, create=create)
+
+
+def read_queries(path: Path) -> list[str] | NDArray[np.float32]:
+    """What a file asks for: the rows of an npy file, or the lines of a text file.
+
+    Raises:
+        InvalidVector: an npy file that has no rows of numbers.
+        UsageError: a text file that cannot be read, or has an empty line.
+    """
+    if path.suffix == ".npy":
+        vectors = read_vector(path)
+        if vectors.ndim != 2:
+            raise InvalidVector(f"{path} holds an array of shape {vectors.shape}; save one row a query, (queries, dim)")
+        return vectors
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is neither an npy file nor text in UTF-8"
+        raise UsageError(f"cannot read the queries in {path}: {reason}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise UsageError(f"line {number} of {path} is empty; each line is a text to search for")
+    return lines
 
 
 def read_vector(path: Path) -> NDArray[np.float32]:

@@ -85,7 +85,8 @@ def build(
     total = sum(each.rows for each in ivf.facts(engine, info.name, ivf.with_embedding(column)).values())
     if total < MIN_ROWS:
         raise UsageError(
-            f"{total:,} rows with {column} are too few for an ivf index ({MIN_ROWS:,} at least); exact search is as fast"
+            f"{total:,} rows with {column} are too few for an ivf index, which wants {MIN_ROWS:,}; "
+            "searching them exactly is as fast"
         )
     if serving and config.nlist not in (0, serving.build.nlist):
         raise UsageError(
@@ -102,6 +103,7 @@ def build(
         finished = _begin(engine, info, column, asked, known, total)
         job = _Job(engine, info, finished, column, progress)
         job.create(finished.nlist, total)
+        notes.forget(engine, info.name, column, "ivf", "tuned")  # other clusters need another effort
     finished = replace(finished, seconds=finished.seconds + time.perf_counter() - started)
     notes.write(engine, info.name, column, "ivf", finished, "ready")
     notes.forget(engine, info.name, column, "ivf", "building")
@@ -200,7 +202,7 @@ class _Job:
         if (held != serving.clusters.sizes).any():
             self._store(summary.clusters().resized(held))
 
-    # -- rows -----------------------------------------------------------------------------------------------------------
+    # -- rows ---------------------------------------------------------------------------------------------------------
 
     def _sample(self, nlist: int, total: int) -> NDArray[np.float32]:
         """Unit vectors of rows taken evenly from the whole collection, by a hash of their ids."""
@@ -294,7 +296,7 @@ class _Job:
         yield
         self._engine.command(f"DROP TABLE IF EXISTS {identifier(table)} SYNC")
 
-    # -- clusters -------------------------------------------------------------------------------------------------------
+    # -- clusters -----------------------------------------------------------------------------------------------------
 
     def _store(self, given: Clusters) -> None:
         """Replace the stored clusters."""
@@ -315,7 +317,7 @@ class _Job:
         self._engine.command(f"EXCHANGE TABLES {identifier(table)} AND {identifier(staged)}")
         self._engine.command(f"DROP TABLE IF EXISTS {identifier(staged)} SYNC")
 
-    # -- the end --------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def _merge(self, total: int) -> None:
         """Merge the lists to one part: each part has ranges of its own to read for every cluster."""
@@ -331,7 +333,8 @@ class _Job:
 
         def poll() -> None:
             running = Query(
-                sql="SELECT max(progress) FROM system.merges WHERE database = currentDatabase() AND table = {name:String}",
+                sql="SELECT max(progress) FROM system.merges\n"
+                "WHERE database = currentDatabase() AND table = {name:String}",
                 parameters={"name": self._lists},
             )
             while not done.wait(_POLL_SECONDS):

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from cliphouse import catalog, index
+from cliphouse import catalog, index, ready
 from cliphouse.encoders import LAION_ENCODER, known_dim
 from cliphouse.engine import Engine
 from cliphouse.errors import CliphouseError, DimensionMismatch, EngineError, ShardBusy, ShardError, UsageError
@@ -248,7 +248,7 @@ class _Load:
             seconds=seconds,
             without_text=tuple(number for number, entry in fresh.items() if entry.rows and not entry.has_text),
             stale_indexes=tuple(
-                state.name for state in index.states(self._engine, self._info.name) if state.state != "ready"
+                state.name for state in ready.states(self._engine, self._info) if state.state != "ready"
             ),
         )
 

@@ -1,0 +1,92 @@
+"""Measurements beside what the cost model says of the same rows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.index_figures import latency_at, named, p50_at
+from cliphouse.cost_model import Hardware, Model
+from cliphouse.costs import Wanted, plan
+
+#: The recall at which latencies of indexes are compared, of text queries.
+RECALL = 0.95
+_INDEXES = ("hnsw", "ivf")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One quantity of so many rows, in seconds or bytes: as measured, and as the model says."""
+
+    what: str
+    rows: int
+    measured: float
+    predicted: float
+
+    @property
+    def off(self) -> float:
+        """By how much of the measurement the model is off: 0.1 is a tenth too much."""
+        return self.predicted / self.measured - 1
+
+
+def of_points(points: Iterable[Mapping[str, Any]], dim: int, model: Model, hardware: Hardware) -> list[Figure]:
+    """The points of a fit, or others measured in the same way."""
+    measured = [(what, point["rows"], value) for point in points for what, value in _of_point(point) if value]
+    return _figures(measured, dim, model, hardware)
+
+
+def of_indexes(result: Mapping[str, Any], model: Model, hardware: Hardware) -> list[Figure]:
+    """A run of the kind "indexes", on as many cores and with as much memory as it had."""
+    run = result["parameters"]
+    machine = {name: result["machine"][name] for name in ("cores", "memory_bytes")}
+    here = Hardware(disk_read=hardware.disk_read, disk_write=hardware.disk_write, **machine)
+    rows, systems = run["rows"] * run["shards"], {name: named(result, f"cliphouse_{name}") for name in _INDEXES}
+    exact = named(result, "cliphouse_exact")
+    measured = [("load", exact["build"]["load_seconds"])] if exact else []
+    if latency := p50_at(exact, "text", 0.0):
+        measured.append(("exact latency", latency / 1000))
+    for kind, system in systems.items():
+        if system:
+            measured.append((f"{kind} build", system["build"]["build_seconds"]))
+            measured.append((f"{kind} disk", system["build"]["index_bytes"]))
+        if latency := p50_at(system, "text", RECALL):
+            measured.append((f"{kind} latency", latency / 1000))
+    return _figures([(what, rows, value) for what, value in measured], run["dim"], model, here)
+
+
+def _of_point(point: Mapping[str, Any]) -> Iterable[tuple[str, float | None]]:
+    part = point["part"]
+    if part == "exact":
+        yield "load", point["load_seconds"]
+        yield "table disk", point["table_bytes"]
+        yield "exact latency", point["cached"]["p50_seconds"]
+    if part in _INDEXES:
+        yield f"{part} build", point["build_seconds"]
+        yield f"{part} disk", point["index_bytes"]
+        yield f"{part} latency", latency_at([(one["recall"], one["p50_seconds"]) for one in point["efforts"]], RECALL)
+
+
+def _figures(measured: Iterable[tuple[str, int, float]], dim: int, model: Model, hardware: Hardware) -> list[Figure]:
+    figures = [
+        Figure(what, rows, value, _predicted(what, rows, dim, model, hardware)) for what, rows, value in measured
+    ]
+    return sorted(figures, key=lambda figure: (figure.what, figure.rows))
+
+
+def _predicted(what: str, rows: int, dim: int, model: Model, hardware: Hardware) -> float:
+    found = plan(Wanted(rows=rows, dim=dim, recall=RECALL), hardware, model)
+    kind, _, quantity = what.partition(" ")
+    if what in ("load", "table disk"):
+        return found.load_seconds if what == "load" else found.table_bytes
+    cost = next(each for each in found.costs if each.kind == kind)
+    return {
+        "build": cost.build_seconds,
+        "disk": cost.disk_bytes - found.table_bytes,
+        "latency": cost.latency_seconds,
+    }[quantity]
+
+
+def worst(figures: Sequence[Figure]) -> float:
+    """By how much the model is off where it is off most."""
+    return max(abs(figure.off) for figure in figures)

@@ -1,0 +1,182 @@
+"""How hard each index must look for the wanted recall: measured, and noted for searches to go by."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from cliphouse import notes, ready
+from cliphouse.encoders.chosen import Chosen
+from cliphouse.engine import Engine
+from cliphouse.errors import UsageError
+from cliphouse.evaluation import IndexTuning, QueryOrigin, Tuning, TuningOptions, TuningPoint
+from cliphouse.hits import SearchPlan
+from cliphouse.measures import percentile
+from cliphouse.notes import Curve
+from cliphouse.searcher import Searcher
+from cliphouse.trials import Judge, Questions, Trial, ask, asked_k, warm_up
+from cliphouse.truth import QuerySet
+from cliphouse.types import (
+    EFFORT_NAMES,
+    MAX_EF_SEARCH,
+    CollectionInfo,
+    IndexKind,
+    IndexState,
+    IvfConfig,
+    ProgressCallback,
+    SearchParams,
+)
+
+#: Efforts are measured up to this recall, if more is not wanted, for searches that ask for more.
+_ALSO = 0.99
+#: The least candidate list of a graph that is tried: a shorter one saves no time.
+_LEAST_EF_SEARCH = 16
+#: The least effort for a recall is found to within this factor.
+_NEAR = 1.1
+
+
+def tune(
+    engine: Engine,
+    info: CollectionInfo,
+    searcher: Searcher,
+    chosen: Chosen,
+    options: TuningOptions,
+    progress: ProgressCallback | None = None,
+) -> Tuning:
+    """Measure what efforts each index that is ready needs for its recall, and store that for searches to go by.
+
+    Effort doubles until the wanted recall and 0.99 are reached, or the index has no more to give; then the step to each
+    of both is narrowed. What counts is the least recall of the kinds of queries: captions are harder than pictures.
+
+    Raises:
+        UsageError: no index is ready, there are too few rows, or the queries do not fit.
+        EngineError: ClickHouse failed; indexes that were finished stay tuned.
+    """
+    started, column = time.perf_counter(), f"{options.column}_embedding"
+    states = [
+        state
+        for state in ready.states(engine, info)
+        if state.column == column and state.rows_indexed and not state.building
+    ]
+    if not states:
+        raise UsageError(
+            f"{column} has no vector index to tune; build one: cliphouse index build --column {options.column}"
+        )
+    questions = Questions(engine, info, options.as_evaluation(), progress)
+    queries = questions.all(chosen)
+    truths, report = questions.truths(queries, ())
+    if not all(np.isfinite(truths[each.origin, None].distances).all() for each in queries):
+        raise UsageError(f"collection {info.name!r} has too few rows to tune an index for k {options.k}")
+    judges = [Judge(engine, info, column, each, truths[each.origin, None]) for each in queries]
+    tuned = []
+    for state in states:
+        tuner = _Tuner(searcher, queries, judges, state, options, progress)
+        name, kind = state.name, state.config.kind
+        if reason := tuner.unable():
+            tuned.append(IndexTuning(name=name, kind=kind, unable=reason))
+            continue
+        points = tuner.points()
+        curve = Curve(wanted=options.recall, k=options.k, points=[(each.effort, each.recall) for each in points])
+        notes.write(engine, info.name, column, kind, curve, "tuned")
+        reached = curve.effort(options.recall) is not None
+        tuned.append(IndexTuning(name=name, kind=kind, points=points, effort=curve.own, reached=reached))
+    return Tuning(
+        collection=info.name,
+        column=options.column,
+        recall=options.recall,
+        k=options.k,
+        indexes=tuple(tuned),
+        truth=report,
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Tuner:
+    """The search for the efforts of one index."""
+
+    def __init__(
+        self,
+        searcher: Searcher,
+        queries: Sequence[QuerySet],
+        judges: Sequence[Judge],
+        state: IndexState,
+        options: TuningOptions,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self._searcher, self._queries, self._judges = searcher, queries, judges
+        self._state, self._options, self._progress = state, options, progress
+        self._kind: IndexKind = state.config.kind
+        self._points: dict[int, TuningPoint] = {}
+
+    def unable(self) -> str:
+        """Why the index answers no search like these, whatever the effort; "" if it does."""
+        plan = self._plan(self._least)
+        return "" if plan.path == self._kind else plan.reason
+
+    def points(self) -> tuple[TuningPoint, ...]:
+        """The efforts that were measured, least first."""
+        most, goal = self._most(), max(self._options.recall, _ALSO)
+        effort = min(self._least, most)
+        while self._measure(effort).recall < goal and effort < most:
+            effort = min(2 * effort, most)
+        for recall in (self._options.recall, goal):
+            self._narrow(recall)
+        return tuple(self._points[effort] for effort in sorted(self._points))
+
+    @property
+    def _least(self) -> int:
+        return 1 if self._kind == "ivf" else max(_LEAST_EF_SEARCH, self._options.k + 1)
+
+    def _most(self) -> int:
+        """The whole index, or as much of it as is still faster than an exact search."""
+        config = self._state.config
+        most = config.nlist if isinstance(config, IvfConfig) else min(self._state.rows_total, MAX_EF_SEARCH)
+        most = max(most, self._least)
+        if self._plan(most).path == self._kind:
+            return most
+        # The least that is known not to answer, and the most that is known to.
+        beyond, within = most, self._least
+        while beyond - within > 1:
+            middle = (within + beyond) // 2
+            within, beyond = (middle, beyond) if self._plan(middle).path == self._kind else (within, middle)
+        return within
+
+    def _narrow(self, recall: float) -> None:
+        """Measure between the most effort that is too little for `recall` and the least that is enough."""
+        enough = min((effort for effort, point in self._points.items() if point.recall >= recall), default=0)
+        little = max((effort for effort in self._points if effort < enough), default=0)
+        while little and enough - little > 1 and enough > _NEAR * little:
+            middle = min(max(round(math.sqrt(little * enough)), little + 1), enough - 1)
+            little, enough = (little, middle) if self._measure(middle).recall >= recall else (middle, enough)
+
+    def _measure(self, effort: int) -> TuningPoint:
+        recalls: dict[QueryOrigin, float] = {}
+        seconds: list[float] = []
+        for queries, judge in zip(self._queries, self._judges, strict=True):
+            trial = Trial(queries=queries, params=self._params(queries, effort))
+            warm_up(self._searcher, trial)
+            label = f"{self._state.name}: {EFFORT_NAMES[self._kind]} {effort}, {queries.origin}"
+            ask(self._searcher, trial, self._options.k, label, progress=self._progress)
+            # Where the index gave too few rows an exact search answered: right, and what an index is there to avoid.
+            recalls[queries.origin] = judge.recall_by(trial, self._kind)
+            seconds += trial.seconds
+        p50_ms = 1000 * percentile(seconds, 50)
+        self._points[effort] = TuningPoint(effort=effort, recalls=recalls, p50_ms=p50_ms)
+        return self._points[effort]
+
+    def _plan(self, effort: int) -> SearchPlan:
+        """What a search with this effort would take."""
+        queries = max(self._queries, key=lambda each: asked_k(each, self._options.k))
+        return self._searcher.statement(queries.vectors[0], None, self._params(queries, effort))[1]
+
+    def _params(self, queries: QuerySet, effort: int) -> SearchParams:
+        return SearchParams(
+            k=asked_k(queries, self._options.k),
+            column=self._options.column,
+            kind=self._kind,
+            ef_search=effort if self._kind == "hnsw" else None,
+            nprobe=effort if self._kind == "ivf" else None,
+        )
