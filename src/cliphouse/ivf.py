@@ -187,13 +187,14 @@ def coverage(engine: Engine, info: CollectionInfo, column: str, build: Build) ->
     )
 
 
-def gone(engine: Engine, collection: str, lists: str) -> Iterator[str]:
-    """Conditions for the rows that lists hold and the collection does not: those were deleted by SQL."""
-    present = facts(engine, collection)
+def gone(engine: Engine, collection: str, lists: str, condition: str = "true") -> Iterator[str]:
+    """Conditions for the rows that lists hold and the collection does not among those of a condition: SQL deleted them."""
+    present = facts(engine, collection, condition)
     for shard, held in facts(engine, lists).items():
         if present.get(shard) != held:
             ids = between(held.first, held.last)
-            yield f"{ids} AND ({SAME_ROW}) NOT IN (SELECT {SAME_ROW} FROM {identifier(collection)} WHERE {ids})"
+            there = f"SELECT {SAME_ROW} FROM {identifier(collection)} WHERE {ids} AND {condition}"
+            yield f"{ids} AND ({SAME_ROW}) NOT IN ({there})"
 
 
 def origin(engine: Engine, collection: str) -> tuple[str, int]:

@@ -90,8 +90,8 @@ def _plan_lists(engine: Engine, ready: Ready, lists: Lists, params: SearchParams
     if missing := sorted({*queries.selected(params)} - lists.columns):
         return SearchPlan(path="exact", reason=f"the index {lists.name} has no column {missing[0]}")
     other = "text_embedding" if params.column == "image" else "image_embedding"
-    if params.where and other in params.where:
-        return SearchPlan(path="exact", reason=f"the index {lists.name} has no column {other} to filter by")
+    if strange := next((name for name in (other, CLUSTER_COLUMN) if name in (params.where or "")), None):
+        return SearchPlan(path="exact", reason=f"the index {lists.name} has no column {strange} to filter by")
     base = params.nprobe or _tuned(ready, "ivf", params, default=queries.default_nprobe(len(lists.clusters)))
     if base is None:
         return SearchPlan(

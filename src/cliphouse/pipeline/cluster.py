@@ -190,9 +190,10 @@ class _Job:
     def update(self, serving: Lists) -> None:
         """Take in the rows that came, and let go of those that went."""
         summary = Summary.of(serving.clusters)
-        wrong = serving.coverage
-        if wrong.within is not None:
-            self._forget(f"NOT ({wrong.within})")
+        present = ivf.with_embedding(self._column)
+        for condition in ivf.gone(self._engine, self._info.name, self._lists, present):
+            self._forget(condition)
+        wrong = ivf.coverage(self._engine, self._info, self._column, serving.build)
         if wrong.tail is not None:
             self._copy(self._segments(wrong.tail), Assigner(serving.clusters.centroids), summary)
         self._merge(wrong.total)
