@@ -188,7 +188,7 @@ def coverage(engine: Engine, info: CollectionInfo, column: str, build: Build) ->
 
 
 def gone(engine: Engine, collection: str, lists: str, condition: str = "true") -> Iterator[str]:
-    """Conditions for the rows that lists hold and the collection does not among those of a condition: SQL deleted them."""
+    """Conditions for rows that lists hold and the collection does not, of those of a condition: SQL deleted them."""
     present = facts(engine, collection, condition)
     for shard, held in facts(engine, lists).items():
         if present.get(shard) != held:

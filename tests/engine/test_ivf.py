@@ -568,7 +568,7 @@ def test_the_old_lists_answer_while_new_ones_are_built(
     here.build_index(config=IVF)
     more = clustered(ROWS - 1, DIM, seed=8)
     here.load(fill(tmp_path / "in", 1, more))
-    (old,) = here.status().indexes
+    (_old,) = here.status().indexes
     here.sql("DELETE FROM laion WHERE id = 3")
     here.load(fill(tmp_path / "in", 2, more[:1]))
     here.build_index(config=IVF)
