@@ -62,9 +62,12 @@ def assert_like_exact(collection: Collection, queries: np.ndarray, **options: ob
     for query in queries:
         found = everywhere(collection, query, **options)
         wanted = collection.search_with(query, params=SearchParams(exact=True, **{"k": 10, **options}))
-        assert [hit.id for hit in found] == [hit.id for hit in wanted]
         assert [hit.distance for hit in found] == pytest.approx([hit.distance for hit in wanted], abs=1e-4)
-        assert [replace(hit, distance=0) for hit in found] == [replace(hit, distance=0) for hit in wanted]
+        # Rows that the two halves of the target cannot tell apart may stand in another order, and at the end, in or out.
+        known = {hit.id: replace(hit, distance=0) for hit in wanted}
+        apart = {hit.id for hit in found} ^ known.keys()
+        assert all(hit.distance > wanted[-1].distance - 1e-4 for hit in (*found, *wanted) if hit.id in apart)
+        assert all(replace(hit, distance=0) == known[hit.id] for hit in found if hit.id in known)
 
 
 def tables(collection: Collection) -> list[str]:
@@ -170,7 +173,7 @@ def test_a_build_of_few_rows_or_too_many_clusters_is_refused(here: Collection, v
     with pytest.raises(UsageError, match=r"2,000 rows are too few for 1,001 clusters; leave the number out"):
         here.build_index(config=IvfConfig(nlist=1001))
     here.delete(where="id >= 999")
-    with pytest.raises(UsageError, match=r"999 rows with image_embedding are too few .*1,000 at least"):
+    with pytest.raises(UsageError, match=r"999 rows with image_embedding are too few .*wants 1,000"):
         here.build_index(config=IVF)
     assert here.status().indexes == ()
 
@@ -413,7 +416,7 @@ def test_a_shard_that_is_gone_does_not_come_back_between_two_that_are_left(
     here.build_index(config=IVF)
     here.sql(f"DELETE FROM laion WHERE id BETWEEN {SHARD} AND {2 * SHARD - 1}")
     assert state_of(here) == ("ready", ROWS + 500, ROWS + 500)
-    assert all(hit.shard != 1 for hit in everywhere(here, middle[7]))
+    assert all(hit.id // SHARD != 1 for hit in everywhere(here, middle[7]))
     assert_like_exact(here, middle[:3])
     assert all(hit.shard != 1 for hit in here.search(middle[7]))
 

