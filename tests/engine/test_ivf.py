@@ -63,7 +63,7 @@ def assert_like_exact(collection: Collection, queries: np.ndarray, **options: ob
         found = everywhere(collection, query, **options)
         wanted = collection.search_with(query, params=SearchParams(exact=True, **{"k": 10, **options}))
         assert [hit.distance for hit in found] == pytest.approx([hit.distance for hit in wanted], abs=1e-4)
-        # Rows that the two halves of the target cannot tell apart may stand in another order, and at the end, in or out.
+        # Rows that the rounded target cannot tell apart may be in or out at the end.
         known = {hit.id: replace(hit, distance=0) for hit in wanted}
         apart = {hit.id for hit in found} ^ known.keys()
         assert all(hit.distance > wanted[-1].distance - 1e-4 for hit in (*found, *wanted) if hit.id in apart)
