@@ -40,7 +40,8 @@ def latency_at(curve: Iterable[tuple[float, float]], recall: float) -> float | N
         return front[0][1]
     for (low, quick), (high, slow) in pairwise(front):
         if low < recall <= high:
-            along = _effort(low, recall) / _effort(low, high)
+            whole = _effort(low, high)
+            along = _effort(low, recall) / whole if whole else 1.0
             return float(quick * (slow / quick) ** along)
     raise AssertionError("the front rises from below the recall to it")
 

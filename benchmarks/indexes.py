@@ -40,7 +40,7 @@ from benchmarks.index_work import KINDS
 from benchmarks.watch import watch
 
 #: What decides the figures of every system, and of ours besides.
-_SOURCES = (
+SOURCES = (
     *(
         f"benchmarks/{name}.py"
         for name in ("index_peers", "index_systems", "index_work", "laion_like", "load_systems", "truth", "watch")
@@ -48,7 +48,7 @@ _SOURCES = (
     "src/cliphouse/measures.py",
     "src/cliphouse/vectors.py",
 )
-_OUR_SOURCES = ("benchmarks/systems.py", "src/cliphouse/**/*.py")
+OUR_SOURCES = ("benchmarks/systems.py", "src/cliphouse/**/*.py")
 #: Disk that a system needs, in bytes a row: its table while it is merged, and its index.
 _ROW_BYTES = 4_000
 _SAMPLE_SECONDS = 0.5
@@ -287,7 +287,7 @@ def sources_digest(root: Path, *, ours: bool) -> str:
         ValueError: one of them is not there.
     """
     digest = hashlib.sha256()
-    for pattern in (*_SOURCES, *(_OUR_SOURCES if ours else ())):
+    for pattern in (*SOURCES, *(OUR_SOURCES if ours else ())):
         paths = sorted(root.glob(pattern))
         if not paths:
             raise ValueError(f"{pattern} is no file of {root}")
