@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-crash test-oracle check bench bench-encoders bench-load bench-indexes bench-plan report clean
+.PHONY: demo test test-crash test-oracle check bench bench-encoders bench-load bench-many bench-indexes bench-plan report clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -41,6 +41,9 @@ bench-load: $(VENV)/bench
 bench-indexes: $(VENV)/bench
 	$(BIN)/python -m benchmarks.indexes indexes-1m
 	$(BIN)/python -m benchmarks.indexes indexes-4m
+
+bench-many: $(VENV)/bench
+	$(BIN)/python -m benchmarks.exact
 
 bench-plan: $(VENV)/bench
 	$(BIN)/python -m benchmarks.plan_fit

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.index_figures import curve
-from benchmarks.plot import INK, OURS, QUIET, RULE, bare, save
+from benchmarks.plot import OURS
+from cliphouse.plots import INK, QUIET, RULE, bare, save
 
 _COLOURS = {
     "cliphouse_ivf": OURS,

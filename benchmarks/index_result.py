@@ -13,8 +13,8 @@ from benchmarks.index_figures import judged, measured
 from benchmarks.index_peers import SYSTEMS
 from benchmarks.index_run import Run
 from benchmarks.index_work import KINDS
-from benchmarks.measures import latency_summary, percentile
 from benchmarks.report import newest_results
+from cliphouse.measures import latency_summary, percentile
 
 PACKAGES = ("numpy", "pyarrow")  # besides those of the systems
 Outcome = Mapping[str, Any]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +133,9 @@ def _build(kind: SearchPath, source: Source, place: Path, options: Options) -> B
 
 
 def _config(kind: SearchPath, options: Options) -> Any:
-    types: Any = import_module("cliphouse.types")
-    return types.IndexConfig(**options) if kind == "hnsw" else types.IvfConfig(**options)
+    from cliphouse.types import IndexConfig, IvfConfig
+
+    return IndexConfig(**options) if kind == "hnsw" else IvfConfig(**options)
 
 
 def _bytes_on_disk(collection: Collection) -> int:

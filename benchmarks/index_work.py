@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from benchmarks import truth
 from benchmarks.index_peers import SYSTEMS
 from benchmarks.index_systems import Effort, Opened, Source
-from benchmarks.measures import recall_at_k
 from benchmarks.watch import memory
+from cliphouse.measures import recall_at_k
 
 #: What is looked for in the image embeddings: captions, and pictures.
 KINDS = ("text", "image")

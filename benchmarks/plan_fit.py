@@ -34,7 +34,7 @@ from cliphouse.types import IndexConfig
 
 #: The coefficients, where the package reads them.
 MODEL_FILE = HERE.parent / "src" / "cliphouse" / "cost_model.json"
-PARTS = ("disk", "exact", "hnsw", "ivf")
+PARTS = ("machine", "exact", "hnsw", "ivf")
 #: Recalls from which the effort that reaches another one is told: few misses are chance, and many follow another law.
 _TELLING = (0.6, 0.995)
 #: What the result says of what was measured.
@@ -52,7 +52,7 @@ class Run:
     """What to measure: each part over the first of `shard_rows` rows drawn with `seed`, so many as `rows[part]` lists.
 
     `queries` texts, drawn with `query_seed` and after `warm_up` others, are asked for `k` results, with each of
-    `efforts[part]`. `disk` measures the disk, `exact` loading and exact searches, `hnsw` and `ivf` an index.
+    `efforts[part]`. `machine` measures disk and processor, `exact` loading and exact searches, the others an index.
     """
 
     name: str
@@ -139,16 +139,16 @@ def fit_misses(points: Iterable[tuple[float, float, float]], least: float, most:
 def fit(points: Sequence[Measured], cores: int, dim: int) -> Model:
     """The model that is nearest to what was measured on a machine of so many cores."""
     by_part = {part: sorted((e for e in points if e["part"] == part), key=lambda e: int(e["rows"])) for part in PARTS}
-    (disk,) = by_part["disk"]
+    (machine,) = by_part["machine"]
     return Model(
         dim=dim,
-        **_fit_exact(by_part["exact"], disk, cores, dim),
+        **_fit_exact(by_part["exact"], machine, cores, dim),
         **_fit_hnsw(by_part["hnsw"], cores, dim),
-        **_fit_ivf(by_part["ivf"], cores, dim),
+        **_fit_ivf(by_part["ivf"], machine, cores, dim),
     )
 
 
-def _fit_exact(points: Sequence[Measured], disk: Measured, cores: int, dim: int) -> dict[str, Any]:
+def _fit_exact(points: Sequence[Measured], machine: Measured, cores: int, dim: int) -> dict[str, Any]:
     rows = np.array([each["rows"] for each in points], np.float64)
     column = rows * dim * 2
     load_fixed, load_row = least_squares([1, rows / cores], [each["load_seconds"] for each in points])
@@ -163,7 +163,7 @@ def _fit_exact(points: Sequence[Measured], disk: Measured, cores: int, dim: int)
         "exact_base": float(base),
         "cached_byte": float(cached),
         "paged_byte": float(max(paged, cached)),
-        "disk_share": float(min(1.0, 1 / cold / disk["disk_read"])),
+        "disk_share": float(min(1.0, 1 / cold / machine["disk_read"])),
     }
 
 
@@ -183,10 +183,18 @@ def _fit_hnsw(points: Sequence[Measured], cores: int, dim: int) -> dict[str, Any
     }
 
 
-def _fit_ivf(points: Sequence[Measured], cores: int, dim: int) -> dict[str, Any]:
+def _fit_ivf(points: Sequence[Measured], machine: Measured, cores: int, dim: int) -> dict[str, Any]:
     rows = np.array([each["rows"] for each in points], np.float64)
     flops = np.array([ivf_flops(each["rows"], dim) for each in points])
-    fixed, row, flop = least_squares([1, rows / cores, flops / cores], [each["build_seconds"] for each in points])
+    # The last equation is a multiplication measured by itself: they are a small part of builds over few rows.
+    fixed, row, flop = least_squares(
+        [
+            [*np.ones(len(points)), 0],
+            [*(rows / cores), 0],
+            [*(flops / cores), 1],
+        ],
+        [*(each["build_seconds"] for each in points), machine["flop_seconds"]],
+    )
     # nprobe counts clusters of mean size, so it is a share of the rows too.
     asked = [(each["rows"], one, one["nprobe"] / count_for(each["rows"])) for each in points for one in each["efforts"]]
     searches = [each for each in asked if each[2] < 1]
@@ -212,15 +220,15 @@ def _fit_ivf(points: Sequence[Measured], cores: int, dim: int) -> dict[str, Any]
 
 def committed(model: Model, points: Sequence[Measured], run: Run) -> dict[str, Any]:
     """What the package keeps: coefficients, the machine, and where they come from."""
-    (disk,) = (each for each in points if each["part"] == "disk")
+    (measured,) = (each for each in points if each["part"] == "machine")
     machine = facts.machine()
     return {
         "coefficients": asdict(model),
         "hardware": {
             "cores": machine["cores"],
             "memory_bytes": machine["memory_bytes"],
-            "disk_read": disk["disk_read"],
-            "disk_write": disk["disk_write"],
+            "disk_read": measured["disk_read"],
+            "disk_write": measured["disk_write"],
         },
         "cpu": machine["cpu"],
         "run": run.name,

@@ -23,7 +23,9 @@ import pyarrow.parquet as pq
 from benchmarks import laion_like, truth
 from benchmarks.systems import settle
 from cliphouse import Collection, Hits, IndexConfig, SearchParams, types
-from cliphouse.hardware import disk_speed
+from cliphouse.clusters import Assigner, unit_rows
+from cliphouse.costs import met_centroids
+from cliphouse.hardware import disk_speed, usable_cores
 from cliphouse.measures import percentile, recall_at_k
 from cliphouse.types import ROWS_PER_SHARD, IndexKind, SearchPath
 from cliphouse.vectors import round_to_bfloat16
@@ -45,7 +47,7 @@ class Point:
     """A collection of the job's rows, and the queries to ask it."""
 
     def __init__(self, collection: Collection, job: Job, images: Any) -> None:
-        self.collection, self._images, self._k = collection, images, job["k"]
+        self.collection, self.images, self._k = collection, images, job["k"]
         self._place = Path(job["place"])
         queries = laion_like.text_queries(job["warm_up"] + job["queries"], job["query_seed"])
         self._warm_up, self._queries = queries[: job["warm_up"]], queries[job["warm_up"] :]
@@ -86,7 +88,7 @@ class Point:
             rows = np.array([hit.id % ROWS_PER_SHARD for hit in hits], np.int64)
             recalls.append(
                 recall_at_k(
-                    truth.true_distances(self._images, query, rows, storing=round_to_bfloat16), nearest, k=self._k
+                    truth.true_distances(self.images, query, rows, storing=round_to_bfloat16), nearest, k=self._k
                 )
             )
         return sum(recalls) / len(recalls)
@@ -151,10 +153,26 @@ def _index(kind: IndexKind, point: Point, job: Job) -> dict[str, Any]:
     }
 
 
-def _disk(_: Point, job: Job) -> dict[str, Any]:
+def _machine(point: Point, job: Job) -> dict[str, Any]:
+    """What the disk does, and seconds of a core for a multiplication or addition while rows are assigned to lists."""
     speeds = [disk_speed(Path(job["place"])) for _ in range(3)]
     write, read = (sorted(each)[1] for each in zip(*speeds, strict=True))
-    return {"disk_write": write, "disk_read": read}
+    vectors = unit_rows(point.images[:].astype(np.float32))
+    count = len(vectors) // 16
+    assigner = Assigner(vectors[:count])
+    seconds = usable_cores() * min(_seconds(lambda: assigner.assign(vectors[count:])) for _ in range(3))
+    met = met_centroids(count)
+    return {
+        "disk_write": write,
+        "disk_read": read,
+        "flop_seconds": seconds / (2 * vectors.shape[1] * met * (len(vectors) - count)),
+    }
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _table_bytes(collection: Collection) -> int:
@@ -172,7 +190,7 @@ _PARTS: Mapping[str, Callable[[Point, Job], dict[str, Any]]] = {
     "exact": _exact,
     "hnsw": lambda point, job: _index("hnsw", point, job),
     "ivf": lambda point, job: _index("ivf", point, job),
-    "disk": _disk,
+    "machine": _machine,
 }
 
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoder_text, index_text, loading_text, plan_text, text
+from benchmarks import encoder_text, exact_text, index_text, loading_text, plan_text, text
 
 ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"(<!-- benchmark:([\w-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
@@ -28,6 +28,7 @@ _BLOCK = re.compile(r"(<!-- benchmark:([\w-]+) -->\n).*?(<!-- /benchmark -->)", 
 _TEXTS: Mapping[str, Any] = {
     "search": text,
     "encoders": encoder_text,
+    "exact": exact_text,
     "loading": loading_text,
     "indexes": index_text,
     "plan": plan_text,
@@ -135,11 +136,12 @@ def main() -> int:
     if not results:
         print("there are no results to report; run python -m benchmarks.run", file=sys.stderr)
         return 1
-    from benchmarks import encoder_plot, index_plot, loading_plot, plot  # --check must not need matplotlib
+    from benchmarks import encoder_plot, exact_plot, index_plot, loading_plot, plot  # --check must not need matplotlib
 
     draw = {
         "search": plot.draw,
         "encoders": encoder_plot.draw,
+        "exact": exact_plot.draw,
         "loading": loading_plot.draw,
         "indexes": index_plot.draw,
     }

@@ -21,6 +21,7 @@ from benchmarks.tutorial_steps import create_table
 from cliphouse import Collection, LoadReport, Query, SearchParams, search
 from cliphouse.collection import DEFAULT_STORAGE
 from cliphouse.engine import Engine, Result
+from cliphouse.ready import NOTHING
 from cliphouse.types import Storage
 
 _TUTORIAL_COLUMNS = "id, url, caption, NSFW, similarity, image_embedding, text_embedding"
@@ -72,7 +73,7 @@ def cliphouse_exact(collection: Collection, *, name: str, k: int) -> System:
     """`Collection.search(vector, exact=True)`, as users call it."""
     sizes = collection.status().disk_bytes
     info, params = collection.info(), SearchParams(k=k, exact=True)
-    statement, _ = search.statement(collection.engine, info, np.ones(info.dim, np.float32), params, keep=True)
+    statement, _ = search.statement(collection.engine, info, NOTHING, np.ones(info.dim, np.float32), params, keep=True)
     return System(
         name=name,
         label=f"cliphouse exact, {info.storage}",

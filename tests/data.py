@@ -75,6 +75,14 @@ def random_unit(rows: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+def clustered(rows: int, dim: int, seed: int = 0, centres: int = 30) -> NDArray[np.float32]:
+    """Vectors that lie in clusters, of many lengths, float32, shape (rows, dim)."""
+    rng = np.random.default_rng(seed)
+    middles = rng.standard_normal((centres, dim))
+    vectors = middles[rng.integers(0, centres, rows)] + 0.4 * rng.standard_normal((rows, dim))
+    return (vectors * rng.uniform(0.5, 2, (rows, 1))).astype(np.float32)
+
+
 def cosine_distances(vectors: NDArray[np.floating], query: NDArray[np.floating]) -> NDArray[np.float64]:
     """The distance of every row to the query, in double precision."""
     rows, one = vectors.astype(np.float64), query.astype(np.float64)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: Rows of a sample for each cluster that is trained on it; more moves the centroids no further.
 SAMPLE_PER_CLUSTER = 40
-#: A row's nearest centroid is looked for among those that count its coarse cell among this share of cells, their nearest.
+#: A row's nearest centroid is looked for among those that count its coarse cell among the nearest of this share.
 _CELL_SHARE = 8
 _ROUNDS = 8
 _BLOCK_ROWS = 16_384
@@ -41,12 +42,19 @@ class Clusters:
     def __len__(self) -> int:
         return len(self.centroids)
 
+    def resized(self, sizes: NDArray[np.int64]) -> Clusters:
+        """The same, of so many rows each: an empty one is nowhere."""
+        radii = np.where(np.isfinite(self.radii), self.radii, np.float32(1))
+        return Clusters(self.centroids, np.where(sizes == 0, -np.float32(np.inf), radii), sizes)
+
     def best(self, target: NDArray[np.float32], nprobe: int) -> NDArray[np.uint32]:
         """The clusters to look into for `target`, by number: the best, until they hold `nprobe` times the mean size.
 
         A cluster's score is the cosine of its centroid, and of a part of its radius: a wide cluster may hold a near row
         though its centroid is far. Counting rows, not clusters, makes searches take alike.
         """
+        if nprobe >= len(self):
+            return np.arange(len(self), dtype=np.uint32)
         unit = target / np.float32(np.linalg.norm(target))
         # Not a BLAS product: its threads would go on spinning for a while, on the cores that the engine needs now.
         score = np.einsum("ij,j->i", self.centroids, unit) + np.float32(RADIUS_WEIGHT) * self.radii
@@ -90,7 +98,7 @@ class Assigner:
         cell = np.argmax(vectors @ self.cells.T - self._cell_bias, axis=1)
         order = np.argsort(cell, kind="stable")
         bounds = np.searchsorted(cell[order], np.arange(len(self.cells) + 1))
-        for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for number, (start, stop) in enumerate(pairwise(bounds)):
             if start == stop:
                 continue
             rows, candidates = order[start:stop], self._candidates[number]
@@ -129,7 +137,7 @@ def train(
 
 
 def count_for(rows: int) -> int:
-    """How many clusters suit so many rows: four times the root, as inverted lists usually have, if they can be trained."""
+    """How many clusters suit so many rows: four times the root, as usual, if there are rows to train them."""
     return max(1, min(rows // SAMPLE_PER_CLUSTER, round(4 * math.sqrt(rows))))
 
 
@@ -156,18 +164,19 @@ class Summary:
         self._sizes += np.bincount(numbers, minlength=len(self._sizes))
 
     def clusters(self) -> Clusters:
-        """The clusters as their rows make them: an empty one is nowhere, and never the best."""
+        """The clusters as their rows make them."""
         means = self._sums / np.maximum(self._sizes, 1)[:, None]
         # For unit vectors x of mean m, the mean of |x - m|² is 1 - |m|².
         radii = np.sqrt(np.maximum(1 - np.einsum("ij,ij->i", means, means), 0))
-        radii[self._sizes == 0] = -np.inf
-        return Clusters(means.astype(np.float32), radii.astype(np.float32), self._sizes)
+        return Clusters(means.astype(np.float32), radii.astype(np.float32), self._sizes).resized(self._sizes)
 
 
 def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The vectors at unit length; one without a direction becomes zeros."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    result: NDArray[np.float32] = vectors / np.maximum(lengths, np.float32(1e-30))[:, None]
+    """The vectors at unit length; one without a direction becomes zeros, or all of its cluster would be nowhere."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        result: NDArray[np.float32] = vectors / np.maximum(lengths, np.float32(1e-30))[:, None]
+    result[~np.isfinite(lengths)] = 0
     return result
 
 

@@ -154,12 +154,15 @@ def plan(wanted: Wanted, hardware: Hardware, model: Model | None = None) -> Plan
 def ivf_flops(rows: int, dim: int) -> float:
     """Multiplications and additions that building an ivf index takes.
 
-    A row meets the centres of root-many coarse cells, and then a share of the centroids; so do, in each round of
-    training, the rows of the sample.
+    In each round of training the rows of the sample are assigned, and then all rows.
     """
     count = count_for(rows)
-    met = math.sqrt(count) + count * _MET_SHARE
-    return 2.0 * dim * met * (rows + _ROUNDS * min(SAMPLE_PER_CLUSTER * count, _SAMPLE_ROWS))
+    return 2.0 * dim * met_centroids(count) * (rows + _ROUNDS * min(SAMPLE_PER_CLUSTER * count, _SAMPLE_ROWS))
+
+
+def met_centroids(count: int) -> float:
+    """Vectors that a row is compared with to be assigned: centres of root-many coarse cells, and some centroids."""
+    return math.sqrt(count) + count * _MET_SHARE
 
 
 def ivf_read_bytes(rows: int, dim: int, share: float) -> float:

@@ -45,8 +45,8 @@ class Hit:
 class SearchPlan:
     """Which path a search takes, and why.
 
-    `effort` is the candidate list of an HNSW search, or how many clusters' worth of rows an IVF search reads. `spare` is
-    how many rows beyond k are asked of an HNSW index, because deleted ones are taken out of its answer.
+    `effort` is the candidate list of an HNSW search, or how many clusters' worth of rows an IVF search reads. `spare`
+    is how many rows beyond k are asked of an HNSW index, because deleted ones are taken out of its answer.
     `rescanned` is set on the plan of a result where the fast exact scan could not prove its short list complete, so
     that a second, slower scan gave the answer. `ran` is the statement that gave it, on the plan of a result.
     """

@@ -7,7 +7,8 @@ as they are now are searched exactly, in the collection itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,19 +17,25 @@ from numpy.typing import NDArray
 from cliphouse import catalog, notes
 from cliphouse.clusters import Clusters
 from cliphouse.engine import Engine, arrow_table
-from cliphouse.lists import TableColumn, assigned_name, clusters_name, lists_name, shard_facts
+from cliphouse.lists import SAME_ROW, TableColumn, clusters_name, lists_name, shard_facts
 from cliphouse.notes import Build, Notes
 from cliphouse.queries import default_nprobe
-from cliphouse.schema import EMBEDDING_COLUMNS, identifier
+from cliphouse.schema import CLUSTER_COLUMN, EMBEDDING_COLUMNS, identifier
 from cliphouse.types import CollectionInfo, IndexState, IvfConfig, Query
 
 #: A condition with more runs of ids than this takes longer to analyse than a scan.
 _MAX_RUNS = 500
+#: Mutations that leave the rows that stay as they are.
+_HARMLESS = re.compile(
+    r"\(?(DELETE |UPDATE `?_row_exists`? |APPLY DELETED MASK|(MATERIALIZE|DROP|CLEAR) (INDEX|PROJECTION|STATISTICS))"
+)
+#: The engine forgets all but so many mutations that are done (`finished_mutations_to_keep`).
+_MUTATIONS_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
 class ShardFacts:
-    """What a table has of one shard; `sum` is over hashes of the ids."""
+    """What a table has of one shard; `sum` is over hashes."""
 
     rows: int
     first: int
@@ -114,7 +121,7 @@ def find(engine: Engine, info: CollectionInfo, known: Notes, column: str, before
         column=column,
         build=build,
         clusters=before.clusters if before and same else read_clusters(engine, table, info.dim),
-        coverage=coverage(engine, info, column, table),
+        coverage=coverage(engine, info, column, build),
         columns=frozenset(each.name for each in columns_of(engine, table)),
     )
 
@@ -131,6 +138,16 @@ def read_clusters(engine: Engine, lists: str, dim: int) -> Clusters:
     )
 
 
+def sizes(engine: Engine, lists: str, count: int) -> NDArray[np.int64]:
+    """How many rows each of `count` clusters has in the lists."""
+    cluster = identifier(CLUSTER_COLUMN)
+    rows = engine.query(Query(sql=f"SELECT {cluster}, count() FROM {identifier(lists)} GROUP BY {cluster}")).rows
+    found = np.zeros(count, np.int64)
+    for number, held in rows:
+        found[number] = held
+    return found
+
+
 def facts(engine: Engine, table: str, condition: str = "true") -> dict[int, ShardFacts]:
     """What a table has of each shard."""
     rows = engine.query(Query(sql=shard_facts(table, condition))).rows
@@ -142,11 +159,12 @@ def with_embedding(column: str) -> str:
     return f"notEmpty({identifier(column)})"
 
 
-def coverage(engine: Engine, info: CollectionInfo, column: str, lists: str) -> Coverage:
-    """Which rows of the collection the lists hold as they are."""
+def coverage(engine: Engine, info: CollectionInfo, column: str, build: Build) -> Coverage:
+    """Which rows of the collection the lists of a build hold as they are."""
+    lists = lists_name(info.name, column, build.token)
     present, held = facts(engine, info.name, with_embedding(column)), facts(engine, lists)
     total = sum(each.rows for each in present.values())
-    if _was_updated(engine, info.name, lists):
+    if was_changed(engine, info.name, build):
         return Coverage(rows=0, total=total, within="false", tail="true")
     right: dict[int, ShardFacts] = {shard: each for shard, each in held.items() if present.get(shard) == each}
     for shard in held.keys() & present.keys() - right.keys():
@@ -156,7 +174,8 @@ def coverage(engine: Engine, info: CollectionInfo, column: str, lists: str) -> C
         if inside.get(shard) == mine:
             right[shard] = mine
     rows = sum(each.rows for each in right.values())
-    runs = _runs(right, {shard for shard in present if shard not in right or present[shard] != right[shard]})
+    doubtful = {shard for shard in held.keys() | present.keys() if shard not in right or present[shard] != right[shard]}
+    runs = _runs(right, doubtful)
     if len(runs) > _MAX_RUNS:
         return Coverage(rows=0, total=total, within="false", tail="true")
     condition = " OR ".join(between(first, last) for first, last in runs) or "false"
@@ -166,6 +185,36 @@ def coverage(engine: Engine, info: CollectionInfo, column: str, lists: str) -> C
         within=None if len(right) == len(held) else f"({condition})",
         tail=None if rows == total else f"NOT ({condition})",
     )
+
+
+def gone(engine: Engine, collection: str, lists: str, condition: str = "true") -> Iterator[str]:
+    """Conditions for rows that lists hold and the collection does not, of those of a condition: SQL deleted them."""
+    present = facts(engine, collection, condition)
+    for shard, held in facts(engine, lists).items():
+        if present.get(shard) != held:
+            ids = between(held.first, held.last)
+            there = f"SELECT {SAME_ROW} FROM {identifier(collection)} WHERE {ids} AND {condition}"
+            yield f"{ids} AND ({SAME_ROW}) NOT IN ({there})"
+
+
+def origin(engine: Engine, collection: str) -> tuple[str, int]:
+    """Which table the collection is now, and the number of its last mutation; one that is under way is yet to come."""
+    known = _mutations(engine, collection)
+    unfinished = [number for number, done, _ in known if not done]
+    last = min(unfinished) - 1 if unfinished else max((number for number, _, _ in known), default=0)
+    return _source(engine, collection), last
+
+
+def was_changed(engine: Engine, collection: str, build: Build) -> bool:
+    """Whether rows may have been changed in place since a build began, or are another table's: then nobody knows which
+    of its rows are still right."""
+    if _source(engine, collection) != build.source:
+        return True
+    known = _mutations(engine, collection)
+    if any(number > build.mutation and not _HARMLESS.match(command) for number, _, command in known):
+        return True
+    numbers = {number for number, _, _ in known}
+    return len(numbers) >= _MUTATIONS_KEPT and min(numbers) > build.mutation
 
 
 def between(first: int, last: int) -> str:
@@ -208,7 +257,7 @@ def drop(engine: Engine, collection: str, column: str, *, but: str = "") -> bool
     tables = [
         name
         for name in all_tables(engine, collection)
-        if name.startswith(prefix) and not (keep and name in (keep, clusters_name(keep), assigned_name(keep)))
+        if name.startswith(prefix) and not (keep and name in (keep, clusters_name(keep)))
     ]
     for name in tables:
         engine.command(f"DROP TABLE IF EXISTS {identifier(name)} SYNC")
@@ -220,7 +269,7 @@ def _disk_bytes(engine: Engine, lists: str) -> int:
 
 
 def _runs(right: Mapping[int, ShardFacts], wrong: Iterable[int]) -> list[tuple[int, int]]:
-    """The ids of the shards that are right, as runs: between two of one run there is no row that is not held."""
+    """The ids of the shards that are right, as runs: between two of one run no row is held in vain, or not held."""
     others = np.array(sorted(wrong), np.int64)
     runs: list[tuple[int, int]] = []
     before = None
@@ -238,12 +287,19 @@ def _any_between(numbers: NDArray[np.int64], first: int, last: int) -> bool:
     return bool(np.searchsorted(numbers, last, "right") > np.searchsorted(numbers, first, "left"))
 
 
-def _was_updated(engine: Engine, collection: str, lists: str) -> bool:
-    """Whether somebody changed rows in place since the lists were begun: then nobody knows which are still right."""
+def _source(engine: Engine, collection: str) -> str:
+    """The folder of the table: one that was dropped and made again has another."""
+    sql = "SELECT data_paths FROM system.tables WHERE database = currentDatabase() AND name = {name:String}"
+    rows = engine.query(Query(sql=sql, parameters={"name": collection})).rows
+    paths = rows[0][0] if rows else []
+    return str(paths[0]).rstrip("/").rpartition("/")[2] if paths else ""
+
+
+def _mutations(engine: Engine, collection: str) -> list[tuple[int, bool, str]]:
+    """The mutations that the engine remembers: number, whether it is done, and what it does."""
     sql = (
-        "SELECT count() FROM system.mutations WHERE database = currentDatabase() AND table = {name:String}\n"
-        "AND command ILIKE '%UPDATE%' AND command NOT ILIKE '%_row_exists%' AND create_time >=\n"
-        "(SELECT min(metadata_modification_time) FROM system.tables\n"
-        "WHERE database = currentDatabase() AND name = {lists:String})"
+        "SELECT toUInt64(extract(mutation_id, '[0-9]+')), is_done, command FROM system.mutations\n"
+        "WHERE database = currentDatabase() AND table = {name:String}"
     )
-    return bool(engine.query(Query(sql=sql, parameters={"name": collection, "lists": lists})).rows[0][0])
+    rows = engine.query(Query(sql=sql, parameters={"name": collection})).rows
+    return [(int(number), bool(done), str(command)) for number, done, command in rows]

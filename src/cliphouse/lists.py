@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cliphouse.schema import EMBEDDING_COLUMNS, identifier
+from cliphouse.schema import CLUSTER_COLUMN, EMBEDDING_COLUMNS, identifier
 from cliphouse.types import ROWS_PER_SHARD
 
 #: Rows of a granule: a cluster is a few of them, so that little is read for nothing. The engine's 8,192 would be 8 MB.
 _GRANULE = 128
+#: What tells a row from others cheaply, and from another that had its id before or after it: seldom is that as similar.
+SAME_ROW = "id, ifNull(similarity, 2)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ def create_notes(collection: str) -> str:
     """A note about an index: a newer one of its column, kind and topic replaces an older. Each insert is fsynced."""
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(notes_name(collection))}\n(\n"
-        "    `column` LowCardinality(String),\n    `kind` LowCardinality(String),\n    `topic` LowCardinality(String),\n"
+        "    `column` LowCardinality(String),\n    `kind` LowCardinality(String),\n"
+        "    `topic` LowCardinality(String),\n"
         "    `note` String,\n    `noted_at` DateTime64(6) DEFAULT now64(6)\n)\n"
         "ENGINE = ReplacingMergeTree(noted_at)\nORDER BY (column, kind, topic)\n"
         "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1"
@@ -60,17 +63,15 @@ def create_notes(collection: str) -> str:
 
 def create_lists(lists: str, column: str, columns: Sequence[TableColumn]) -> str:
     """The table of rows by cluster, with the columns of the collection but the other embedding."""
-    lines = ["`cluster` UInt32 CODEC(Delta, ZSTD(1))"]
+    lines = [f"{identifier(CLUSTER_COLUMN)} UInt32 CODEC(Delta, ZSTD(1))"]
     for each in copied(columns, column):
         codec = {"id": " CODEC(Delta, ZSTD(1))", column: " CODEC(NONE)"}.get(each.name, "")
         codec = codec or (" CODEC(ZSTD(1))" if each.type == "String" else "")
         lines.append(f"{identifier(each.name)} {each.type}{codec}")
-    lines += [
-        f"{identifier(each.name)} {each.type} ALIAS {each.expression}" for each in columns if each.kind == "ALIAS"
-    ]
+    lines += [f"{identifier(each.name)} {each.type} ALIAS {each.expression}" for each in computed(columns, column)]
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(lists)}\n(\n    " + ",\n    ".join(lines) + "\n)\n"
-        "ENGINE = MergeTree\nORDER BY (cluster, id)\n"
+        f"ENGINE = MergeTree\nORDER BY ({identifier(CLUSTER_COLUMN)}, id)\n"
         f"SETTINGS index_granularity = {_GRANULE}, min_bytes_for_wide_part = 0, "
         "cleanup_delay_period = 1, cleanup_delay_period_random_add = 0, max_cleanup_delay_period = 10"
     )
@@ -78,15 +79,24 @@ def create_lists(lists: str, column: str, columns: Sequence[TableColumn]) -> str
 
 def copied(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
     """The columns that the lists of `column` hold: all that are stored, but the other embedding."""
-    others = {*EMBEDDING_COLUMNS} - {column}
-    return [each for each in columns if each.kind not in ("ALIAS", "EPHEMERAL") and each.name not in others]
+    return [each for each in columns if each.kind not in ("ALIAS", "EPHEMERAL") and each.name != _other(column)]
+
+
+def computed(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
+    """What the lists of `column` compute as the collection does: all aliases, but of the other embedding."""
+    return [each for each in columns if each.kind == "ALIAS" and _other(column) not in each.expression]
+
+
+def _other(column: str) -> str:
+    return next(each for each in EMBEDDING_COLUMNS if each != column)
 
 
 def create_clusters(table: str) -> str:
-    """The clusters: a centroid is the mean of unit vectors, `radius` how far from it its rows lie (root mean square)."""
+    """The clusters: a centroid is a mean of unit vectors, `radius` how far from it its rows lie (root mean square)."""
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(table)}\n(\n"
-        "    `cluster` UInt32,\n    `centroid` Array(Float32) CODEC(NONE),\n    `radius` Float32,\n    `rows` UInt64\n)\n"
+        "    `cluster` UInt32,\n    `centroid` Array(Float32) CODEC(NONE),\n"
+        "    `radius` Float32,\n    `rows` UInt64\n)\n"
         "ENGINE = MergeTree\nORDER BY cluster"
     )
 
@@ -104,18 +114,19 @@ def copy_rows(collection: str, lists: str, column: str, columns: Sequence[TableC
     names = [each.name for each in copied(columns, column)]
     listed = ", ".join(identifier(name) for name in names)
     return (
-        f"INSERT INTO {identifier(lists)} (`cluster`, {listed})\n"
+        f"INSERT INTO {identifier(lists)} ({identifier(CLUSTER_COLUMN)}, {listed})\n"
         f"SELECT assigned.cluster, {', '.join(f'source.{identifier(name)}' for name in names)}\n"
         f"FROM (SELECT {listed} FROM {identifier(collection)} WHERE {ids}) AS source\n"
-        f"INNER JOIN {identifier(assigned_name(lists))} AS assigned ON source.id = assigned.id\n"
+        f"LEFT SEMI JOIN {identifier(assigned_name(lists))} AS assigned ON source.id = assigned.id\n"
         "SETTINGS min_insert_block_size_rows = 262144, min_insert_block_size_bytes = 268435456, "
         "max_insert_threads = 1, query_plan_join_swap_table = 'false'"
     )
 
 
 def shard_facts(table: str, condition: str) -> str:
-    """Of each shard in a table: its rows, their first and last id, and a sum that tells other ids apart."""
+    """Of each shard in a table: its rows, their first and last id, and a sum that tells other rows apart."""
     return (
-        f"SELECT intDiv(id, {ROWS_PER_SHARD}) AS number, count(), min(id), max(id), sum(cityHash64(id))\n"
+        f"SELECT intDiv(id, {ROWS_PER_SHARD}) AS number, count(), min(id), max(id),\n"
+        f"sum(cityHash64({SAME_ROW}))\n"
         f"FROM {identifier(table)}\nWHERE {condition}\nGROUP BY number ORDER BY number"
     )

@@ -19,9 +19,16 @@ Topic = Literal["ready", "building", "tuned"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """One build of an index; `token` is in the names of its tables, "" for an index of the engine's own."""
+    """One build of an index; `token` is in the names of its tables, "" for an index of the engine's own.
+
+    `source` and `mutation` tell which table was read, and the last of its mutations before that; `rows` how many it
+    had.
+    """
 
     token: str
+    source: str = ""
+    mutation: int = 0
+    rows: int = 0
     seconds: float = 0.0
     nlist: int = 0
     asked_nlist: int = 0

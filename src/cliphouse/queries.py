@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse.schema import embedding_type, identifier
+from cliphouse.schema import CLUSTER_COLUMN, embedding_type, identifier
 from cliphouse.types import HIT_COLUMNS, CollectionInfo, Query, SearchParams
 from cliphouse.vectors import bfloat16_words, round_to_bfloat16
 
@@ -32,15 +32,15 @@ def selected(params: SearchParams) -> tuple[str, ...]:
 _NO_INDEX = "query_plan_try_use_vector_search = 0"
 #: Keep what is read in the uncompressed cache: a later scan saves a copy and a checksum of every block. The two limits
 #: would keep a large scan from flushing the cache of small queries; here the scan is the query.
-_CACHED = (
+CACHED = (
     "use_uncompressed_cache = 1",
     "merge_tree_max_rows_to_use_cache = 1000000000000",
     "merge_tree_max_bytes_to_use_cache = 1000000000000000",
 )
 
 
-#: A search of lists reads some ten thousand rows. By itself the engine would read so few in one thread, and in blocks so
-#: large that most of the time goes to making room for them in memory.
+#: A search of lists reads some ten thousand rows. By itself the engine would read so few in one thread, and in blocks
+#: so large that most of the time goes to making room for them in memory.
 _FEW_ROWS = (
     "max_block_size = 2048",
     "merge_tree_min_rows_for_concurrent_read = 16384",
@@ -58,11 +58,11 @@ def exact(info: CollectionInfo, target: NDArray[np.float32], params: SearchParam
     """
     distance = _distance(params, "{target:Array(Float32)}")
     sql = (
-        f"SELECT {_list(selected(params))}, {distance} AS distance\n"
-        f"FROM {identifier(info.name)}\n{_where(info, params)}"
+        f"SELECT {column_list(selected(params))}, {distance} AS distance\n"
+        f"FROM {identifier(info.name)}\n{where_clause(info, params)}"
         f"ORDER BY distance, id\n{_limit(params)}"
     )
-    return Query(sql=_with_settings(sql, _NO_INDEX, *(_CACHED if cached else ())), parameters=_target(target))
+    return Query(sql=with_settings(sql, _NO_INDEX, *(CACHED if cached else ())), parameters=_target(target))
 
 
 def scan(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams, *, cached: bool) -> Query:
@@ -72,20 +72,20 @@ def scan(info: CollectionInfo, target: NDArray[np.float32], params: SearchParams
     target rounded to BFloat16, and a short list is ordered again by the target itself. The last column, `horizon`, is
     the rounded distance where the short list ends: `is_complete` tells from it whether a row could be missing.
     """
-    columns = _list(selected(params))
+    columns = column_list(selected(params))
     sql = (
         f"SELECT {columns}, {_distance(params, '{target:Array(Float32)}')} AS distance, "
         f"max(rounded_distance) OVER () AS {HORIZON}\n"
         f"FROM\n(\n"
         f"    SELECT {columns}, {identifier(params.embedding_column)}, "
         f"{_distance(params, '{rounded_target:Array(BFloat16)}')} AS rounded_distance\n"
-        f"    FROM {identifier(info.name)}\n{_where(info, params, indent='    ')}"
+        f"    FROM {identifier(info.name)}\n{where_clause(info, params, indent='    ')}"
         f"    ORDER BY rounded_distance\n    LIMIT {shortlist(params.offset + params.k)}\n"
         f")\nORDER BY distance, id\n{_limit(params)}"
     )
-    settings = (_NO_INDEX, "query_plan_max_limit_for_lazy_materialization = 0", *(_CACHED if cached else ()))
+    settings = (_NO_INDEX, "query_plan_max_limit_for_lazy_materialization = 0", *(CACHED if cached else ()))
     rounded = {"rounded_target": round_to_bfloat16(target).tolist()}
-    return Query(sql=_with_settings(sql, *settings), parameters=_target(target) | rounded)
+    return Query(sql=with_settings(sql, *settings), parameters=_target(target) | rounded)
 
 
 def shortlist(k: int) -> int:
@@ -143,13 +143,13 @@ def by_index(info: CollectionInfo, target: NDArray[np.float32], params: SearchPa
         settings.append("apply_deleted_mask = 0")
     sql = (
         f"SELECT {'* EXCEPT (_row_exists)' if spare else '*'}\nFROM\n(\n"
-        f"    SELECT {_list(selected(params))}, {'_row_exists, ' if spare else ''}{distance} AS distance\n"
-        f"    FROM {identifier(info.name)}\n{_where(info, params, indent='    ', skip_empty=False)}"
+        f"    SELECT {column_list(selected(params))}, {'_row_exists, ' if spare else ''}{distance} AS distance\n"
+        f"    FROM {identifier(info.name)}\n{where_clause(info, params, indent='    ', skip_empty=False)}"
         f"    ORDER BY distance\n    LIMIT {reach}\n"
         f")\n{'WHERE _row_exists' + chr(10) if spare else ''}ORDER BY distance, id"
         + (f"\n{_limit(params)}" if spare or params.offset else "")
     )
-    return Query(sql=_with_settings(sql, *settings), parameters=_target(target))
+    return Query(sql=with_settings(sql, *settings), parameters=_target(target))
 
 
 def by_lists(
@@ -162,7 +162,7 @@ def by_lists(
     within: str | None,
     tail: str | None,
 ) -> Query:
-    """The approximate search through inverted lists: the rows of the clusters `probes`, and of `tail` in the collection.
+    """The approximate search through inverted lists: rows of the clusters `probes`, and of `tail` in the collection.
 
     `within` and `tail` are conditions, None where there is nothing to leave out or to add. A filter is applied before
     the cut. The target is split in two halves of BFloat16, each of which reaches the engine's SIMD kernel: together
@@ -181,12 +181,12 @@ def by_lists(
         if params.where:
             given.append(f"({params.where}\n)")
         return (
-            f"WITH {constants}\nSELECT {_list(selected(params))}, {distance} AS distance\n"
+            f"WITH {constants}\nSELECT {column_list(selected(params))}, {distance} AS distance\n"
             f"FROM {identifier(table)}\nWHERE {' AND '.join(given)}\nORDER BY distance, id\n"
         )
 
     # A hint: granules are chosen by it, and their rows that belong to other clusters are as good as any.
-    sql = nearest(lists, "indexHint(cluster IN {probes:Array(UInt32)})", within)
+    sql = nearest(lists, f"indexHint({identifier(CLUSTER_COLUMN)} IN {{probes:Array(UInt32)}})", within)
     if tail:
         reach = f"LIMIT {params.offset + params.k}"
         newer = nearest(info.name, tail, f"notEmpty({vectors})")
@@ -196,7 +196,7 @@ def by_lists(
     parameters: dict[str, Any] = {"probes": probes.tolist()}
     for name, (words, length) in halves.items():
         parameters |= {name: words, f"{name}_length": length}
-    return Query(sql=_with_settings(sql + _limit(params), _NO_INDEX, *_FEW_ROWS), parameters=parameters)
+    return Query(sql=with_settings(sql + _limit(params), _NO_INDEX, *_FEW_ROWS), parameters=parameters)
 
 
 def _halves(info: CollectionInfo, target: NDArray[np.float32]) -> dict[str, tuple[str, float]]:
@@ -233,7 +233,7 @@ def _distance(params: SearchParams, reference: str) -> str:
     return f"cosineDistance({identifier(params.embedding_column)}, {reference})"
 
 
-def _where(info: CollectionInfo, params: SearchParams, *, indent: str = "", skip_empty: bool = True) -> str:
+def where_clause(info: CollectionInfo, params: SearchParams, *, indent: str = "", skip_empty: bool = True) -> str:
     """The WHERE clause. Rows without an embedding have an empty array, which has no distance to anything."""
     conditions = []
     if skip_empty and (params.column == "text" or info.gaps):
@@ -247,9 +247,11 @@ def _limit(params: SearchParams) -> str:
     return f"LIMIT {params.k}" + (f" OFFSET {params.offset}" if params.offset else "")
 
 
-def _list(columns: Sequence[str]) -> str:
+def column_list(columns: Sequence[str]) -> str:
+    """The columns of a SELECT."""
     return ", ".join(identifier(column) for column in columns)
 
 
-def _with_settings(sql: str, *settings: str) -> str:
+def with_settings(sql: str, *settings: str) -> str:
+    """The statement with settings of its own."""
     return f"{sql}\nSETTINGS {', '.join(settings)}"

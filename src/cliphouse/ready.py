@@ -45,9 +45,9 @@ def look(engine: Engine, info: CollectionInfo, before: Ready | None) -> Ready:
     nobody but this process writes, so that for a moment not even the parts are asked for.
     """
     writes, now = engine.writes(), time.monotonic()
-    if before is not None and writes is not None and before.writes == writes:
-        if now - before.looked_at < _FRESH_SECONDS:
-            return before
+    fresh = before is not None and writes is not None and before.writes == writes
+    if before is not None and fresh and now - before.looked_at < _FRESH_SECONDS:
+        return before
     fingerprint, parts, deleted = _parts(engine, info.name)
     if before is not None and before.fingerprint == fingerprint:
         return replace(before, writes=writes, looked_at=now)
@@ -84,10 +84,11 @@ def states(engine: Engine, info: CollectionInfo) -> list[IndexState]:
 def _parts(engine: Engine, collection: str) -> tuple[tuple[Any, ...], int, int]:
     """What tells the state of all tables from another, and of the collection its parts and those with deleted rows."""
     sql = (
-        "SELECT table, count(), countIf(has_lightweight_delete), groupBitXor(cityHash64(name)),\n"
+        "SELECT table, count(), countIf(has_lightweight_delete), groupBitXor(cityHash64(path)),\n"
         "groupBitXor(secondary_indices_compressed_bytes)\n"
         "FROM system.parts WHERE database = currentDatabase() AND active\n"
-        "AND (table IN {tables:Array(String)} OR startsWith(table, {image:String}) OR startsWith(table, {text:String}))\n"
+        "AND (table IN {tables:Array(String)}\n"
+        "OR startsWith(table, {image:String}) OR startsWith(table, {text:String}))\n"
         "GROUP BY table ORDER BY table"
     )
     parameters = {

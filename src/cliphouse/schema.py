@@ -32,6 +32,8 @@ METADATA_COLUMNS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 #: A picture without any of these could not be shown or read about.
 DESCRIBING_COLUMNS = ("url", "caption", "image_path")
 EMBEDDING_COLUMNS = ("image_embedding", "text_embedding")
+#: The column that an inverted-list index adds to its copy of the rows, called as no column of a collection would be.
+CLUSTER_COLUMN = "ivf_cluster"
 #: What a shard fills, in this order, as far as the table has it.
 INSERT_COLUMNS = ("id", *METADATA_COLUMNS, *EMBEDDING_COLUMNS)
 #: The tutorial's seven, which searching and loading need.

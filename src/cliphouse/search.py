@@ -15,7 +15,7 @@ from cliphouse.hits import Hit, Hits, SearchPlan
 from cliphouse.index import FoundIndex
 from cliphouse.ivf import Lists
 from cliphouse.ready import Ready
-from cliphouse.schema import identifier
+from cliphouse.schema import CLUSTER_COLUMN, identifier
 from cliphouse.statements import is_closed
 from cliphouse.types import HIT_COLUMNS, CollectionInfo, IndexKind, Query, SearchParams
 from cliphouse.vectors import DISTANCE_TOLERANCE, rounding_error
@@ -30,12 +30,11 @@ _MOST_PROBED = 0.5
 _SAMPLED_CLUSTERS = 64
 
 
-def plan(engine: Engine, info: CollectionInfo, ready: Ready, params: SearchParams) -> SearchPlan:
+def plan(engine: Engine, ready: Ready, params: SearchParams) -> SearchPlan:
     """Which path a search with these parameters takes, and why.
 
     Raises:
         UsageError: the index of the `kind` that is to answer is not there, or its recall is not known.
-        InvalidFilter: the `where` condition fails.
     """
     if params.exact:
         return SearchPlan(path="exact", reason="asked for")
@@ -43,7 +42,7 @@ def plan(engine: Engine, info: CollectionInfo, ready: Ready, params: SearchParam
         return SearchPlan(path="exact", reason="a recall of 1 is asked for")
     plans: dict[str, SearchPlan] = {}
     if params.kind != "hnsw" and (lists := ready.lists.get(params.embedding_column)):
-        plans["ivf"] = _plan_lists(engine, info, ready, lists, params)
+        plans["ivf"] = _plan_lists(engine, ready, lists, params)
     if params.kind != "ivf" and (graph := ready.graphs.get(params.embedding_column)):
         plans["hnsw"] = _plan_graph(ready, graph, params)
     if params.kind and params.kind not in plans:
@@ -83,7 +82,7 @@ def _plan_graph(ready: Ready, found: FoundIndex, params: SearchParams) -> Search
     return SearchPlan(path="hnsw", reason=reason, index=name, effort=effort, spare=spare)
 
 
-def _plan_lists(engine: Engine, info: CollectionInfo, ready: Ready, lists: Lists, params: SearchParams) -> SearchPlan:
+def _plan_lists(engine: Engine, ready: Ready, lists: Lists, params: SearchParams) -> SearchPlan:
     covered = lists.coverage
     if covered.rows < covered.total * _LEAST_COVERED:
         reason = f"the index {lists.name} knows {covered.rows:,} of {covered.total:,} rows as they are now; build again"
@@ -91,16 +90,18 @@ def _plan_lists(engine: Engine, info: CollectionInfo, ready: Ready, lists: Lists
     if missing := sorted({*queries.selected(params)} - lists.columns):
         return SearchPlan(path="exact", reason=f"the index {lists.name} has no column {missing[0]}")
     other = "text_embedding" if params.column == "image" else "image_embedding"
-    if params.where and other in params.where:
-        return SearchPlan(path="exact", reason=f"the index {lists.name} has no column {other} to filter by")
+    if strange := next((name for name in (other, CLUSTER_COLUMN) if name in (params.where or "")), None):
+        return SearchPlan(path="exact", reason=f"the index {lists.name} has no column {strange} to filter by")
     base = params.nprobe or _tuned(ready, "ivf", params, default=queries.default_nprobe(len(lists.clusters)))
     if base is None:
         return SearchPlan(
             path="exact", reason=f"no effort of {lists.name} was found to reach a recall of {params.recall}"
         )
-    share = _share(engine, info, lists, params.where) if params.where else 1.0
+    share = _share(engine, lists, params.where) if params.where else 1.0
+    if share is None:
+        return SearchPlan(path="exact", reason=f"the index {lists.name} cannot tell what the filter leaves")
     effort = queries.probes_for(base, params.offset + params.k, share)
-    if effort > _MOST_PROBED * len(lists.clusters):
+    if effort > _MOST_PROBED * len(lists.clusters) and not params.kind:
         rows = share * covered.total
         reason = (
             f"about {rows:,.0f} rows pass the filter" if params.where else f"k {params.k} and offset {params.offset}"
@@ -109,7 +110,7 @@ def _plan_lists(engine: Engine, info: CollectionInfo, ready: Ready, lists: Lists
     reason = f"the index {lists.name} is ready"
     if covered.rows < covered.total:
         reason += f"; {covered.total - covered.rows:,} rows that it does not know are compared one by one"
-    return SearchPlan(path="ivf", reason=reason, index=lists.name, effort=effort)
+    return SearchPlan(path="ivf", reason=reason, index=lists.name, effort=min(effort, len(lists.clusters)))
 
 
 def _tuned(ready: Ready, kind: IndexKind, params: SearchParams, default: int = queries.EF_SEARCH) -> int | None:
@@ -131,14 +132,23 @@ def _tuned(ready: Ready, kind: IndexKind, params: SearchParams, default: int = q
     return curve.own if params.recall is None else curve.effort(params.recall)
 
 
-def _share(engine: Engine, info: CollectionInfo, lists: Lists, where: str) -> float:
-    """About which share of the rows pass a filter, by a few clusters from all over the collection."""
+def _share(engine: Engine, lists: Lists, where: str) -> float | None:
+    """About which share of the rows pass a filter, by a few clusters from all over the collection.
+
+    None if the filter fails here: it may still be right, with a newer column than the lists have, or by the distance.
+    """
     if where not in lists.shares:
         step = -(-len(lists.clusters) // _SAMPLED_CLUSTERS)
         sample = np.arange(step // 2, len(lists.clusters), step)
-        sql = f"SELECT countIf({where}\n), count() FROM {identifier(lists.table)} WHERE cluster IN {{sample:Array(UInt32)}}"
+        sql = (
+            f"SELECT countIf({where}\n), count() FROM {identifier(lists.table)}\n"
+            f"WHERE {identifier(CLUSTER_COLUMN)} IN {{sample:Array(UInt32)}}"
+        )
         query = Query(sql=sql, parameters={"sample": sample.tolist()})
-        passed, rows = _answer(engine, info, query, where).rows[0]
+        try:
+            passed, rows = engine.query(query).rows[0]
+        except EngineError:
+            return None
         lists.shares[where] = (int(passed) + 0.5) / (int(rows) + 1)
     return lists.shares[where]
 
@@ -160,7 +170,7 @@ def statement(
     """
     if params.where and not is_closed(params.where):
         raise InvalidFilter(params.where, "its parentheses do not match, or it is more than one expression")
-    chosen = plan(engine, info, ready, params)
+    chosen = plan(engine, ready, params)
     if chosen.path == "hnsw":
         return queries.by_index(info, target, _with_effort(params, chosen), spare=chosen.spare), chosen
     if chosen.path == "ivf":
@@ -212,11 +222,11 @@ def run(
             ran = queries.by_index(info, target, _with_effort(params, chosen), spare=most)
             result = _answer(engine, info, ran, params.where)
         if len(result.rows) == params.k:
-            return _hits(result, replace(chosen, ran=ran), params)
+            return hits(result, replace(chosen, ran=ran), params)
         reason = f"the index {chosen.index} gave only {len(result.rows)} of {params.k} rows"
         exactly = replace(params, exact=True, kind=None)
-        hits = run(engine, info, ready, target, exactly, keep=keep)
-        return Hits(hits, replace(hits.plan, reason=reason), params.columns)
+        found = run(engine, info, ready, target, exactly, keep=keep)
+        return Hits(found, replace(found.plan, reason=reason), params.columns)
     if result.rows and result.columns[-1] == queries.HORIZON:
         result, horizon = _split_horizon(result)
         distances = [row[result.columns.index("distance")] for row in result.rows]
@@ -225,7 +235,7 @@ def run(
             ran = queries.exact(info, target, params)
             result = _answer(engine, info, ran, params.where)
             chosen = replace(chosen, rescanned=True)
-    return _hits(result, replace(chosen, ran=ran), params)
+    return hits(result, replace(chosen, ran=ran), params)
 
 
 def fits_cache(engine: Engine, info: CollectionInfo, column: str) -> bool:
@@ -260,13 +270,14 @@ def _split_horizon(result: Result) -> tuple[Result, float]:
     return Result(result.columns[:-1], [row[:-1] for row in result.rows]), float(result.rows[0][-1])
 
 
-def _hits(result: Result, chosen: SearchPlan, params: SearchParams) -> Hits:
+def hits(result: Result, chosen: SearchPlan, params: SearchParams) -> Hits:
+    """Rows that a statement of ours answered with, as hits."""
     standard = {*HIT_COLUMNS, "distance"}
-    hits = []
+    found = []
     for row in result.rows:
         values: dict[str, Any] = dict(zip(result.columns, row, strict=True))
         similarity = values["similarity"]
         values["similarity"] = None if similarity is None or similarity != similarity else float(similarity)
         more = {name: value for name, value in values.items() if name not in standard}
-        hits.append(Hit(**{name: values[name] for name in standard}, more=more))
-    return Hits(hits, chosen, params.columns)
+        found.append(Hit(**{name: values[name] for name in standard}, more=more))
+    return Hits(found, chosen, params.columns)

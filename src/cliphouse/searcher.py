@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cliphouse import catalog, queries, ready, search
+from cliphouse import catalog, many, queries, ready, search
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.engine import Engine
 from cliphouse.errors import EngineError, UnknownCollection, UnknownItem, UsageError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     Target = str | Path | Image | ArrayLike | None
+
+T = TypeVar("T")
 
 
 class Searcher:
@@ -53,14 +56,12 @@ class Searcher:
 
     def run(self, query: Target, like: int | None, params: SearchParams) -> Hits:
         """The rows nearest to `query`, or to the row `like`."""
-        remembered = self._known is not None
-        try:
-            return self._run(query, like, params)
-        except EngineError:
-            if not remembered:
-                raise
-            self.forget()  # the table may have been changed by somebody else
-            return self._run(query, like, params)
+        return self._looking_again(lambda: self._run(query, like, params))
+
+    def run_many(self, targets: Iterable[Target], params: SearchParams) -> list[Hits]:
+        """The rows nearest to each target, in their order."""
+        given = list(targets)
+        return self._looking_again(lambda: self._run_many(given, params))
 
     def statement(self, query: Target, like: int | None, params: SearchParams) -> tuple[Query, SearchPlan]:
         """The statement that the next search would run, and why that one."""
@@ -101,6 +102,27 @@ class Searcher:
             return self._ready or NOTHING
         self._ready = ready.look(self._engine, info, self._ready)
         return self._ready
+
+    def _run_many(self, targets: list[Target], params: SearchParams) -> list[Hits]:
+        info = self.searchable(params)
+        vectors = [self._target(info, target, None, params) for target in targets]
+        if not vectors:
+            return []
+        known = self._look(info, params)
+        found = many.run(self._engine, info, known, np.stack(vectors), params, keep=self._keeps(info, params))
+        self._searches += 1
+        return found
+
+    def _looking_again(self, search: Callable[[], T]) -> T:
+        """What `search` gives; if it fails by what is remembered of the table, by what the table says now."""
+        remembered = self._known is not None
+        try:
+            return search()
+        except EngineError:
+            if not remembered:
+                raise
+            self.forget()  # the table may have been changed by somebody else
+            return search()
 
     def _keeps(self, info: CollectionInfo, params: SearchParams) -> bool:
         """Whether an exact search should keep its column in the engine's cache: from the second one on, if it fits.

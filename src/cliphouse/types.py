@@ -263,7 +263,7 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IvfConfig:
-    """The parameters of an inverted-list index (Jégou, Douze & Schmid 2011): `nlist` clusters, 0 for as many as suit."""
+    """The parameters of an inverted-list index (Jégou et al. 2011): `nlist` clusters, 0 for as many as suit."""
 
     kind: Literal["ivf"] = "ivf"
     nlist: int = 0

@@ -280,7 +280,7 @@ def test_the_command_says_what_is_missing_before_it_works(
 ) -> None:
     assert "ending in .svg" in cliphouse("evaluate", "--plot", tmp_path / "plot.txt").err
     assert "no directory" in cliphouse("evaluate", "--out", tmp_path / "none" / "a.json").err
-    assert "cannot read queries" in cliphouse("evaluate", "--queries", tmp_path / "none.txt").err
+    assert "cannot read the queries" in cliphouse("evaluate", "--queries", tmp_path / "none.txt").err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     outcome = cliphouse("evaluate", "--plot", tmp_path / "plot.svg")
     assert (outcome.code, "cliphouse[plot]" in outcome.err) == (2, True)

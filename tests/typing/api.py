@@ -52,6 +52,9 @@ with Collection.open("chdb:///data/laion") as collection:
     hits: Hits = collection.search(
         "a red car", k=10, exact=True, where="width > 100", column="text", columns=("width",)
     )
+    answers: list[Hits] = collection.search_many(["a red car", Path("photo.jpg")], k=5, offset=5)
+    answers = collection.search_many(np.zeros((3, 512)))
+    hits = answers[0]
     hits = collection.search(Path("photo.jpg"))
     hits = collection.search(np.zeros(512))
     hits = collection.search([0.1, 0.2])

@@ -275,6 +275,29 @@ def open_collection(
     return Collection.open(db, name=collection, encoder=encoder, device=device, create=create)
 
 
+def read_queries(path: Path) -> list[str] | NDArray[np.float32]:
+    """What a file asks for: the rows of an npy file, or the lines of a text file.
+
+    Raises:
+        InvalidVector: an npy file that has no rows of numbers.
+        UsageError: a text file that cannot be read, or has an empty line.
+    """
+    if path.suffix == ".npy":
+        vectors = read_vector(path)
+        if vectors.ndim != 2:
+            raise InvalidVector(f"{path} holds an array of shape {vectors.shape}; save one row a query, (queries, dim)")
+        return vectors
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is neither an npy file nor text in UTF-8"
+        raise UsageError(f"cannot read the queries in {path}: {reason}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise UsageError(f"line {number} of {path} is empty; each line is a text to search for")
+    return lines
+
+
 def read_vector(path: Path) -> NDArray[np.float32]:
     """The array in an npy file.
 
@@ -289,18 +312,3 @@ def read_vector(path: Path) -> NDArray[np.float32]:
     if not isinstance(vector, np.ndarray):
         raise InvalidVector(f"cannot read the vector in {path}: it is an archive of arrays; save one with numpy.save")
     return vector
-
-
-def read_queries(path: Path) -> NDArray[np.float32] | list[str]:
-    """The vectors or the texts in a file.
-
-    Raises:
-        UsageError: it cannot be read, `InvalidVector`.
-    """
-    if path.suffix == ".npy":
-        return read_vector(path)
-    try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise UsageError(f"cannot read queries from {path}: {reason}; give FILE.npy or FILE.txt") from error

@@ -95,15 +95,24 @@ class _RateColumn(ProgressColumn):
 
 def print_hits(hits: Hits, form: str) -> None:
     """Write the hits to standard output as `table`, `json`, `jsonl` or `csv`."""
+    _print([(None, hit) for hit in hits], form)
+
+
+def print_answers(answers: Sequence[Hits], form: str) -> None:
+    """Write the hits of several queries, each with the number of its query, from 0, as the first column."""
+    _print([(number, hit) for number, hits in enumerate(answers) for hit in hits], form)
+
+
+def _print(hits: Sequence[tuple[int | None, Hit]], form: str) -> None:
     if form == "table":
         console().print(_hits_table(hits))
     elif form == "json":
-        click.echo(json.dumps([_plain(hit) for hit in hits], indent=2, ensure_ascii=False, default=str))
+        click.echo(json.dumps([_plain(*each) for each in hits], indent=2, ensure_ascii=False, default=str))
     elif form == "jsonl":
-        for hit in hits:
-            click.echo(json.dumps(_plain(hit), ensure_ascii=False, default=str))
+        for each in hits:
+            click.echo(json.dumps(_plain(*each), ensure_ascii=False, default=str))
     else:
-        rows = [_plain(hit) for hit in hits]
+        rows = [_plain(*each) for each in hits]
         names = list(rows[0]) if rows else ["id", "distance", "url", "caption", "NSFW", "similarity"]
         writer = csv.DictWriter(sys.stdout, fieldnames=names)
         writer.writeheader()
@@ -128,22 +137,24 @@ def printable(text: str) -> Text:
     return Text("".join(letter if letter.isprintable() else " " for letter in text))
 
 
-def _hits_table(hits: Hits) -> Table:
-    extra = list(hits[0].more) if len(hits) else []
+def _hits_table(hits: Sequence[tuple[int | None, Hit]]) -> Table:
+    extra = list(hits[0][1].more) if hits else []
+    numbered = bool(hits) and hits[0][0] is not None
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("id", "distance", "similarity", "NSFW"):
+    for name in (*(("query",) if numbered else ()), "id", "distance", "similarity", "NSFW"):
         table.add_column(name, justify="left" if name == "NSFW" else "right", no_wrap=True)
     for name in extra:
         table.add_column(name)
     table.add_column("caption", ratio=3)
     table.add_column("url", ratio=2, overflow="fold")
-    for hit in hits:
+    for number, hit in hits:
         similarity = "" if hit.similarity is None else f"{hit.similarity:.3f}"
         cells = [str(hit.id), f"{hit.distance:.4f}", similarity, hit.NSFW, *(str(hit.more[name]) for name in extra)]
-        table.add_row(*(printable(cell) for cell in (*cells, hit.caption, hit.url)))
+        first = [str(number)] if numbered else []
+        table.add_row(*(printable(cell) for cell in (*first, *cells, hit.caption, hit.url)))
     return table
 
 
-def _plain(hit: Hit) -> dict[str, Any]:
-    values = hit.as_dict()
+def _plain(number: int | None, hit: Hit) -> dict[str, Any]:
+    values = ({} if number is None else {"query": number}) | hit.as_dict()
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}

@@ -10,12 +10,13 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
+from cliphouse.engine.answers import Capabilities, Result
+from cliphouse.engine.blocks import Block, opened
 from cliphouse.engine.connection import Connection
 from cliphouse.engine.embedded import (
     directory_holder,
@@ -51,28 +52,6 @@ T = TypeVar("T")
 _writes: dict[Location, int] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
-    """What differs between engines, asked once.
-
-    `memory_bytes` is what the engine may use in all; 0 where it does not say.
-    """
-
-    version: str
-    embedded: bool
-    memory_bytes: int
-    uncompressed_cache_bytes: int
-    vector_cache_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Rows of a query, with the names of their columns (an embedded engine names none if there are no rows)."""
-
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
-
-
 class Engine:
     """A ClickHouse engine, embedded or remote. Safe to use from several threads: each call has its own connection.
 
@@ -102,6 +81,18 @@ class Engine:
             return Result(tuple(answer.column_names), [tuple(row) for row in answer.result_rows])
 
         return self._call(work, sql=query.sql)
+
+    @contextmanager
+    def blocks(self, sql: str, dim: int) -> Iterator[Iterator[Block]]:
+        """The ids and embeddings that `sql` selects, block by block, without a copy where the engine is embedded.
+
+        To be read by one thread at a time, which may change from block to block; leaving early ends the query.
+        """
+        try:
+            with self._borrowed() as connection, opened(connection, self.location, sql, dim) as found:
+                yield found
+        except DriverError as error:
+            raise map_error(error, self.location, sql) from error
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement for its effect."""

@@ -12,18 +12,22 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse import clusters, ivf, notes, stream
+from cliphouse import catalog, clusters, ivf, notes, stream
 from cliphouse.clusters import Assigner, Clusters, Summary
 from cliphouse.engine import Engine
-from cliphouse.errors import StorageFull, UsageError
+from cliphouse.errors import EngineError, StorageFull, UsageError
+from cliphouse.ivf import Lists
 from cliphouse.lists import (
     TableColumn,
     assigned_name,
     clusters_name,
+    computed,
+    copied,
     copy_rows,
     create_assigned,
     create_clusters,
@@ -43,6 +47,7 @@ _SEGMENT_ROWS = 1_000_000
 #: New lists are built, and clusters trained again, when the collection has grown by this factor.
 _RETRAIN_GROWTH = 2.0
 _POLL_SECONDS = 0.2
+_TOPICS: tuple[notes.Topic, ...] = ("ready", "building", "tuned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,13 @@ class _Segment:
     @property
     def ids(self) -> str:
         return ivf.between(self.first, self.last)
+
+    def pieces(self) -> Iterator[_Segment]:
+        """The same as runs that can each be held in memory."""
+        count = -(-self.rows // _SEGMENT_ROWS)
+        bounds = np.linspace(self.first, self.last + 1, count + 1).astype(np.int64).tolist()
+        for first, end in pairwise(bounds):
+            yield _Segment(first, end - 1, self.rows // count)
 
 
 def build(
@@ -73,7 +85,8 @@ def build(
     total = sum(each.rows for each in ivf.facts(engine, info.name, ivf.with_embedding(column)).values())
     if total < MIN_ROWS:
         raise UsageError(
-            f"{total:,} rows with {column} are too few for an ivf index ({MIN_ROWS:,} at least); exact search is as fast"
+            f"{total:,} rows with {column} are too few for an ivf index, which wants {MIN_ROWS:,}; "
+            "searching them exactly is as fast"
         )
     if serving and config.nlist not in (0, serving.build.nlist):
         raise UsageError(
@@ -81,13 +94,14 @@ def build(
             f"cliphouse index drop --kind ivf --column {column}"
         )
     started = time.perf_counter()
-    if serving and total < _RETRAIN_GROWTH * serving.clusters.sizes.sum():
-        job = _Job(engine, info, column, serving.table, progress)
-        job.update(serving.clusters)
+    if serving and _can_grow(engine, info, serving, total):
+        job = _Job(engine, info, serving.build, column, progress)
+        job.update(serving)
         finished = serving.build
     else:
-        finished = _begin(engine, info, column, config, known, total)
-        job = _Job(engine, info, column, lists_name(info.name, column, finished.token), progress)
+        asked = config if config.nlist or serving is None else serving.build.config
+        finished = _begin(engine, info, column, asked, known, total)
+        job = _Job(engine, info, finished, column, progress)
         job.create(finished.nlist, total)
         notes.forget(engine, info.name, column, "ivf", "tuned")  # other clusters need another effort
     finished = replace(finished, seconds=finished.seconds + time.perf_counter() - started)
@@ -102,11 +116,24 @@ def drop(engine: Engine, info: CollectionInfo, column: str) -> str:
     Raises:
         UsageError: there are none.
     """
-    for topic in ("ready", "building", "tuned"):
+    known = notes.read(engine, info.name)
+    noted = [topic for topic in _TOPICS if (column, "ivf", topic) in known]
+    for topic in noted:
         notes.forget(engine, info.name, column, "ivf", topic)
-    if not ivf.drop(engine, info.name, column):
+    if not ivf.drop(engine, info.name, column) and not noted:
         raise UsageError(f"{column} of {info.name!r} has no ivf index")
     return ivf.index_name(column)
+
+
+def _can_grow(engine: Engine, info: CollectionInfo, serving: Lists, total: int) -> bool:
+    """Whether the lists can take in what has changed, so that nothing has to be trained and copied anew."""
+    columns = ivf.columns_of(engine, info.name)
+    return (
+        total < _RETRAIN_GROWTH * serving.build.rows
+        and {each.name for each in (*copied(columns, serving.column), *computed(columns, serving.column))}
+        <= serving.columns
+        and not ivf.was_changed(engine, info.name, serving.build)
+    )
 
 
 def _begin(
@@ -115,11 +142,20 @@ def _begin(
     """The build that was broken off, if it is the same one, or a new one."""
     before = notes.build_of(known, column, "ivf", "building")
     wanted = config.nlist or clusters.count_for(total)
-    if before and before.asked_nlist == config.nlist and wanted < _RETRAIN_GROWTH * before.nlist:
+    same = before is not None and before.asked_nlist == config.nlist and total < _RETRAIN_GROWTH * before.rows
+    if before and same and not ivf.was_changed(engine, info.name, before):
         return before
     if wanted * 2 > total:
         raise UsageError(f"{total:,} rows are too few for {wanted:,} clusters; leave the number out")
-    begun = notes.Build(token=uuid.uuid4().hex[:8], nlist=wanted, asked_nlist=config.nlist)
+    source, mutation = ivf.origin(engine, info.name)
+    begun = notes.Build(
+        token=uuid.uuid4().hex[:8],
+        source=source,
+        mutation=mutation,
+        rows=total,
+        nlist=wanted,
+        asked_nlist=config.nlist,
+    )
     notes.write(engine, info.name, column, "ivf", begun, "building")
     return begun
 
@@ -128,9 +164,10 @@ class _Job:
     """One build, or one update, of the lists in `lists`."""
 
     def __init__(
-        self, engine: Engine, info: CollectionInfo, column: str, lists: str, progress: ProgressCallback | None
+        self, engine: Engine, info: CollectionInfo, build: notes.Build, column: str, progress: ProgressCallback | None
     ) -> None:
-        self._engine, self._info, self._column, self._lists, self._progress = engine, info, column, lists, progress
+        self._engine, self._info, self._column, self._progress = engine, info, column, progress
+        self._lists = lists_name(info.name, column, build.token)
         self._columns: Sequence[TableColumn] = ivf.columns_of(engine, info.name)
 
     def create(self, nlist: int, total: int) -> None:
@@ -146,23 +183,26 @@ class _Job:
             trained = clusters.train(self._sample(nlist, total), nlist, on_round=self._on_round)
             self._store(Clusters(trained, np.zeros(nlist, np.float32), np.zeros(nlist, np.int64)))
         summary = Summary(nlist, self._info.dim)
-        self._copy(list(self._segments()), Assigner(trained), summary)
+        self._copy(self._segments(), Assigner(trained), summary)
+        self._merge(total)
         self._store(summary.clusters())
 
-    def update(self, serving: Clusters) -> None:
+    def update(self, serving: Lists) -> None:
         """Take in the rows that came, and let go of those that went."""
-        summary = Summary.of(serving)
-        wrong = ivf.coverage(self._engine, self._info, self._column, self._lists)
-        if wrong.within is not None:
-            self._engine.command(
-                f"DELETE FROM {identifier(self._lists)} WHERE NOT ({wrong.within}) SETTINGS lightweight_deletes_sync = 2"
-            )
-        if wrong.tail is None:
-            return
-        self._copy(list(self._segments(wrong.tail)), Assigner(serving.centroids), summary)
-        self._store(summary.clusters())
+        summary = Summary.of(serving.clusters)
+        present = ivf.with_embedding(self._column)
+        for condition in ivf.gone(self._engine, self._info.name, self._lists, present):
+            self._forget(condition)
+        wrong = ivf.coverage(self._engine, self._info, self._column, serving.build)
+        if wrong.tail is not None:
+            self._copy(self._segments(wrong.tail), Assigner(serving.clusters.centroids), summary)
+        self._merge(wrong.total)
+        # An update that was broken off, or a deletion, has changed the lists and said nothing to the clusters.
+        held = ivf.sizes(self._engine, self._lists, len(serving.clusters))
+        if (held != serving.clusters.sizes).any():
+            self._store(summary.clusters().resized(held))
 
-    # -- rows -----------------------------------------------------------------------------------------------------------
+    # -- rows ---------------------------------------------------------------------------------------------------------
 
     def _sample(self, nlist: int, total: int) -> NDArray[np.float32]:
         """Unit vectors of rows taken evenly from the whole collection, by a hash of their ids."""
@@ -183,30 +223,32 @@ class _Job:
         stream.vectors(self._engine, self._info, self._column, take, where=share)
         return np.concatenate(parts)
 
-    def _segments(self, condition: str = "true") -> Iterator[_Segment]:
-        """The rows of a condition as runs of ids that are each copied in one go."""
-        for each in ivf.facts(
-            self._engine, self._info.name, f"{ivf.with_embedding(self._column)} AND {condition}"
-        ).values():
-            pieces = -(-each.rows // _SEGMENT_ROWS)
-            bounds = np.linspace(each.first, each.last + 1, pieces + 1).astype(np.int64).tolist()
-            for first, end in zip(bounds[:-1], bounds[1:], strict=True):
-                yield _Segment(first, end - 1, each.rows // pieces)
+    def _segments(self, tail: str | None = None) -> list[_Segment]:
+        """All rows, or those of `tail`, as runs of ids that are each copied in one go."""
+        condition = ivf.with_embedding(self._column) + (f" AND {tail}" if tail else "")
+        runs: list[_Segment] = []
+        for each in ivf.facts(self._engine, self._info.name, condition).values():
+            # Between two shards of a tail may be one that is held already.
+            before = runs[-1] if runs and not tail else None
+            if before and before.rows + each.rows <= _SEGMENT_ROWS:
+                runs[-1] = _Segment(before.first, each.last, before.rows + each.rows)
+            else:
+                runs.append(_Segment(each.first, each.last, each.rows))
+        return [piece for run in runs for piece in run.pieces()]
 
     def _copy(self, segments: Sequence[_Segment], assigner: Assigner, summary: Summary) -> None:
         total, done = sum(each.rows for each in segments), 0
+        is_begun = catalog.count_rows(self._engine, self._lists) > 0
         for segment in segments:
             ids, numbers = self._assign(segment, assigner, summary, done, total)
             done += segment.rows
-            if self._is_copied(segment):
-                continue
-            # What an attempt that was killed had copied of it may be any part.
-            self._engine.command(
-                f"DELETE FROM {identifier(self._lists)} WHERE {segment.ids} SETTINGS lightweight_deletes_sync = 2"
-            )
+            if is_begun:
+                if self._is_copied(segment):
+                    continue
+                # What an attempt that was killed had copied of it may be any part.
+                self._forget(segment.ids)
             with self._assigned(ids, numbers):
                 self._engine.command(copy_rows(self._info.name, self._lists, self._column, self._columns, segment.ids))
-        self._merge(total)
 
     def _assign(
         self, segment: _Segment, assigner: Assigner, summary: Summary, done: int, total: int
@@ -229,6 +271,11 @@ class _Job:
             return np.empty(0, np.int64), np.empty(0, np.uint32)
         return np.concatenate(ids), np.concatenate(numbers).astype(np.uint32)
 
+    def _forget(self, condition: str) -> None:
+        self._engine.command(
+            f"DELETE FROM {identifier(self._lists)} WHERE {condition} SETTINGS lightweight_deletes_sync = 2"
+        )
+
     def _is_copied(self, segment: _Segment) -> bool:
         condition = f"{ivf.with_embedding(self._column)} AND {segment.ids}"
         mine = ivf.facts(self._engine, self._info.name, condition)
@@ -249,7 +296,7 @@ class _Job:
         yield
         self._engine.command(f"DROP TABLE IF EXISTS {identifier(table)} SYNC")
 
-    # -- clusters -------------------------------------------------------------------------------------------------------
+    # -- clusters -----------------------------------------------------------------------------------------------------
 
     def _store(self, given: Clusters) -> None:
         """Replace the stored clusters."""
@@ -270,15 +317,24 @@ class _Job:
         self._engine.command(f"EXCHANGE TABLES {identifier(table)} AND {identifier(staged)}")
         self._engine.command(f"DROP TABLE IF EXISTS {identifier(staged)} SYNC")
 
-    # -- the end --------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def _merge(self, total: int) -> None:
         """Merge the lists to one part: each part has ranges of its own to read for every cluster."""
         done = threading.Event()
+        failures: list[BaseException] = []
 
         def watch() -> None:
+            try:
+                poll()
+            except BaseException as error:  # noqa: BLE001  # raised below, when the merge has stopped
+                failures.append(error)
+                self._engine.cancel()
+
+        def poll() -> None:
             running = Query(
-                sql="SELECT max(progress) FROM system.merges WHERE database = currentDatabase() AND table = {name:String}",
+                sql="SELECT max(progress) FROM system.merges\n"
+                "WHERE database = currentDatabase() AND table = {name:String}",
                 parameters={"name": self._lists},
             )
             while not done.wait(_POLL_SECONDS):
@@ -289,11 +345,19 @@ class _Job:
         if self._progress:
             watcher.start()
         try:
-            self._engine.command(f"OPTIMIZE TABLE {identifier(self._lists)} FINAL")
+            # Lists that are one part already are left as they are.
+            self._engine.command(
+                f"OPTIMIZE TABLE {identifier(self._lists)} FINAL SETTINGS optimize_skip_merged_partitions = 1"
+            )
+        except EngineError:
+            if not failures:
+                raise
         finally:
             done.set()
             if self._progress:
                 watcher.join()
+        if failures:
+            raise failures[0]
         self._say(f"{ivf.index_name(self._column)}: merging", total, total)
 
     def _check_room(self, total: int) -> None:

@@ -173,9 +173,9 @@ def remove(
     except EngineError:
         # A mutation that failed would be tried for ever, and hold up those after it.
         engine.command(
-            "KILL MUTATION WHERE database = currentDatabase() AND table = {name:String} AND NOT is_done "
+            "KILL MUTATION WHERE database = currentDatabase() AND table IN {names:Array(String)} AND NOT is_done "
             f"AND position(command, '{deletion}') > 0",
-            {"name": collection},
+            {"names": [collection, *ivf.row_tables(engine, collection)]},
         )
         raise
     return total
@@ -235,8 +235,7 @@ def _delete_shards(
     if confirm is not None and not confirm(rows):
         return DeleteReport(rows=0)
     for each in chosen:
-        if rows:
-            forget(engine, info.name, each)
+        _forget_everywhere(engine, info.name, each)  # lists may hold rows that were deleted by SQL
         if catalog.exists(engine, remembered):
             forget(engine, remembered, each)
     for some in _chunks(known, _IDS_AT_ONCE):  # last: a shard that the ledger does not know must have no rows
@@ -251,44 +250,55 @@ def _purge(engine: Engine, info: CollectionInfo, progress: ProgressCallback | No
     Raises:
         StorageFull: the disk has no room for the largest part beside the old one.
     """
-    freed = held = 0
-    for table in (info.name, *ivf.row_tables(engine, info.name)):
-        sizes = _purge_table(engine, table, progress)
-        freed, held = freed + sizes[0], held + sizes[1]
+    copies = ivf.row_tables(engine, info.name)
+    for lists in copies:
+        for rows in ivf.gone(engine, info.name, lists):
+            forget(engine, lists, Selection(rows))
+    tables = (info.name, *copies)
+    freed = sum(_mask(engine, table, progress) for table in tables)
+    held = _wait_for_removal(engine, tables, progress)
     if index.definitions(engine, info.name):
         index.protect(engine, info.name)
     return freed, held
 
 
-def _purge_table(engine: Engine, collection: str, progress: ProgressCallback | None) -> tuple[int, int]:
-    """Write the parts of a table that have deleted rows anew, without them.
+def _mask(engine: Engine, table: str, progress: ProgressCallback | None) -> int:
+    """Write the parts of a table that have deleted rows anew, without them; return the bytes saved.
 
-    The engine builds the vector indexes of those parts again on the way. It removes the old files a little later, and
-    not while a query reads them.
+    The engine builds the vector indexes of those parts again on the way.
     """
-    table = identifier(collection)
     of_table = "database = currentDatabase() AND table = {name:String}"
-    name = {"name": collection}
+    name = {"name": table}
     marked = f"FROM system.parts WHERE {of_table} AND active AND has_lightweight_delete"
-    size = f"SELECT sum(bytes_on_disk) FROM system.parts WHERE {of_table}"
-    before = int(_value(engine, f"{size} AND active", name))
+    size = f"SELECT sum(bytes_on_disk) FROM system.parts WHERE {of_table} AND active"
+    before = int(_value(engine, size, name))
     if int(_value(engine, f"SELECT count() {marked}", name)):
         _check_room(engine, f"SELECT max(bytes_on_disk), any(disk_name) {marked}", name)
-        engine.command(f"ALTER TABLE {table} APPLY DELETED MASK SETTINGS mutations_sync = 0")
-        _wait_for_mask(engine, collection, progress)
-    after = int(_value(engine, f"{size} AND active", name))
-    engine.command(f"ALTER TABLE {table} MODIFY SETTING old_parts_lifetime = 0")
+        engine.command(f"ALTER TABLE {identifier(table)} APPLY DELETED MASK SETTINGS mutations_sync = 0")
+        _wait_for_mask(engine, table, progress)
+    return max(0, before - int(_value(engine, size, name)))
+
+
+def _wait_for_removal(engine: Engine, tables: Sequence[str], progress: ProgressCallback | None) -> int:
+    """Let the engine remove old files, a little later and not while a query reads them; return the bytes still held."""
+    old = (
+        "SELECT sum(bytes_on_disk) FROM system.parts\n"
+        "WHERE database = currentDatabase() AND table IN {names:Array(String)} AND NOT active"
+    )
     try:
+        for table in tables:
+            engine.command(f"ALTER TABLE {identifier(table)} MODIFY SETTING old_parts_lifetime = 0")
         until = time.monotonic() + _REMOVAL_SECONDS
-        while (held := int(_value(engine, f"{size} AND NOT active", name))) and time.monotonic() < until:
+        while (held := int(_value(engine, old, {"names": list(tables)}))) and time.monotonic() < until:
             if progress:
                 progress(
                     Progress(label="waiting until the engine has removed old files", done=0, total=1, unit="parts")
                 )
             threading.Event().wait(_POLL_SECONDS)
     finally:
-        engine.command(f"ALTER TABLE {table} RESET SETTING old_parts_lifetime")
-    return max(0, before - after), held
+        for table in tables:
+            engine.command(f"ALTER TABLE {identifier(table)} RESET SETTING old_parts_lifetime")
+    return held
 
 
 def _wait_for_mask(engine: Engine, collection: str, progress: ProgressCallback | None) -> None:
