@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -113,8 +114,8 @@ class _Tuner:
 
     def unable(self) -> str:
         """Why the index answers no search like these, whatever the effort; "" if it does."""
-        plan = self._plan(self._least)
-        return "" if plan.path == self._kind else plan.reason
+        plans = (self._plan(self._least, self._kind), self._plan(self._least))
+        return next((plan.reason for plan in plans if plan.path != self._kind), "")
 
     def points(self) -> tuple[TuningPoint, ...]:
         """The efforts that were measured, least first."""
@@ -168,10 +169,11 @@ class _Tuner:
         self._points[effort] = TuningPoint(effort=effort, recalls=recalls, p50_ms=p50_ms)
         return self._points[effort]
 
-    def _plan(self, effort: int) -> SearchPlan:
-        """What a search with this effort would take."""
+    def _plan(self, effort: int, kind: IndexKind | None = None) -> SearchPlan:
+        """What a search with this effort would take: of itself, or by an index of the `kind` as far as that can be."""
         queries = max(self._queries, key=lambda each: asked_k(each, self._options.k))
-        return self._searcher.statement(queries.vectors[0], None, self._params(queries, effort))[1]
+        params = replace(self._params(queries, effort), kind=kind)
+        return self._searcher.statement(queries.vectors[0], None, params)[1]
 
     def _params(self, queries: QuerySet, effort: int) -> SearchParams:
         return SearchParams(
