@@ -15,6 +15,9 @@ from cliphouse.types import ROWS_PER_SHARD
 
 #: Rows of a granule: a cluster is a few of them, so that little is read for nothing. The engine's 8,192 would be 8 MB.
 _GRANULE = 128
+#: Bytes that are compressed together at least. By the engine's 65,536, the ids and lengths of some hundred clusters far
+#: apart would be several thousand rows each to unpack and to check for the hundred that are wanted.
+_BLOCK_BYTES = 1_024
 #: What tells a row from others cheaply, and from another that had its id before or after it: seldom is that as similar.
 SAME_ROW = "id, ifNull(similarity, 2)"
 
@@ -65,14 +68,15 @@ def create_lists(lists: str, column: str, columns: Sequence[TableColumn]) -> str
     """The table of rows by cluster, with the columns of the collection but the other embedding."""
     lines = [f"{identifier(CLUSTER_COLUMN)} UInt32 CODEC(Delta, ZSTD(1))"]
     for each in copied(columns, column):
-        codec = {"id": " CODEC(Delta, ZSTD(1))", column: " CODEC(NONE)"}.get(each.name, "")
+        codec = {"id": " CODEC(NONE)", column: " CODEC(NONE)"}.get(each.name, "")
         codec = codec or (" CODEC(ZSTD(1))" if each.type == "String" else "")
         lines.append(f"{identifier(each.name)} {each.type}{codec}")
     lines += [f"{identifier(each.name)} {each.type} ALIAS {each.expression}" for each in computed(columns, column)]
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(lists)}\n(\n    " + ",\n    ".join(lines) + "\n)\n"
         f"ENGINE = MergeTree\nORDER BY ({identifier(CLUSTER_COLUMN)}, id)\n"
-        f"SETTINGS index_granularity = {_GRANULE}, min_bytes_for_wide_part = 0, "
+        f"SETTINGS index_granularity = {_GRANULE}, min_compress_block_size = {_BLOCK_BYTES}, "
+        "min_bytes_for_wide_part = 0, "
         "cleanup_delay_period = 1, cleanup_delay_period_random_add = 0, max_cleanup_delay_period = 10"
     )
 
