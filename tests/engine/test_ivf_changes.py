@@ -51,6 +51,22 @@ def test_rows_that_come_later_are_found_at_once_and_taken_in_by_the_next_build(
     assert copies(anywhere) == ROWS + 63
 
 
+def test_every_row_is_in_exactly_one_list(lists: Collection, tmp_path: Path) -> None:
+    """And stays so when the lists take in what has come, and let go of what has gone."""
+    for number in (1, 2):
+        (table,) = (name for name in tables(lists) if f"{name}_clusters" in tables(lists))
+        held = lists.sql(f"SELECT id FROM {table} ORDER BY id").column("id").to_pylist()
+        assert held == lists.sql("SELECT id FROM laion ORDER BY id").column("id").to_pylist()
+        counted = lists.sql(f"SELECT ivf_cluster AS cluster, count() AS n FROM {table} GROUP BY cluster")
+        said = lists.sql(f"SELECT cluster, rows FROM {table}_clusters WHERE rows > 0")
+        assert dict(zip(*counted.to_pydict().values(), strict=True)) == dict(
+            zip(*said.to_pydict().values(), strict=True)
+        )
+        lists.load(fill(tmp_path / "more", number, clustered(100, DIM, seed=number)))
+        lists.delete(where="id % 70 = 1")
+        lists.build_index(config=IVF)
+
+
 def test_rows_before_between_and_behind_those_that_are_held_are_found(here: Collection, vectors: np.ndarray) -> None:
     here.delete(where="id BETWEEN 500 AND 599 OR id < 20")
     here.build_index(config=IVF)

@@ -102,7 +102,7 @@ def test_the_effort_is_near_the_least(local: Collection, config: IndexConfig | I
 
 def test_a_search_may_ask_for_more_or_less_than_the_index_was_tuned_for(local: Collection, vectors: np.ndarray) -> None:
     local.build_index(config=LISTS)
-    with pytest.raises(UsageError, match="no recall of the ivf index.*cliphouse tune --column image"):
+    with pytest.raises(UsageError, match=r"no recall of the ivf index.*cliphouse tune --column image"):
         local.search(vectors[0], recall=0.9)
     tune(local, recall=0.9)
     efforts = [local.search(vectors[0], recall=recall).plan.effort or 0 for recall in (0.6, 0.8, 0.9, 0.93)]
@@ -222,7 +222,7 @@ def test_your_own_queries_alone_or_beside_samples(local: Collection) -> None:
 
 
 def test_nothing_to_tune_is_said(local: Collection) -> None:
-    with pytest.raises(UsageError, match="no vector index to tune.*index build --column image"):
+    with pytest.raises(UsageError, match=r"no vector index to tune.*index build --column image"):
         tune(local)
     for options in ({"recall": 1}, {"recall": 0}, {"sample": 0}, {"k": 0}, {"column": "both"}):
         with pytest.raises(UsageError, match=next(iter(options))):

@@ -17,7 +17,6 @@ from tests.data import write_shard
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 
 
-
 def shape(text: str) -> str:
     """The words of an output without its figures, which are another machine's."""
     return " ".join(re.sub(r"\d[\d.,]*( ([KMGT]?i?B|ms|s|min|h)\b)?", "N", text).split())
