@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
@@ -24,8 +25,10 @@ TARGETS: Mapping[str, tuple[str, bool]] = {
 def latency_at(curve: Iterable[tuple[float, float]], recall: float) -> float | None:
     """The milliseconds at which `curve`, points of (recall, milliseconds), reaches `recall`; None if it never does.
 
-    Points that another one beats in both count for nothing. Between two that are left it is interpolated linearly. A
-    curve that begins above `recall` takes the milliseconds of its first point: less effort was not tried.
+    Points that another one beats in both count for nothing. Between two that are left, the logarithm of the time is
+    taken to grow evenly with that of the share that is missed: what a curve does, so that one with fewer points gains
+    nothing and loses nothing. A curve that begins above `recall` takes the milliseconds of its first point: less effort
+    was not tried.
     """
     front: list[tuple[float, float]] = []
     for found, milliseconds in sorted(curve, key=lambda point: (point[1], -point[0])):
@@ -37,8 +40,14 @@ def latency_at(curve: Iterable[tuple[float, float]], recall: float) -> float | N
         return front[0][1]
     for (low, quick), (high, slow) in pairwise(front):
         if low < recall <= high:
-            return quick + (slow - quick) * (recall - low) / (high - low)
+            along = _effort(low, recall) / _effort(low, high)
+            return float(quick * (slow / quick) ** along)
     raise AssertionError("the front rises from below the recall to it")
+
+
+def _effort(low: float, high: float) -> float:
+    """How far it is from one recall to another; one that misses less than a thousandth misses that."""
+    return math.log((1.001 - low) / (1.001 - high))
 
 
 def curve(system: SystemResult, kind: str) -> list[tuple[float, float]]:
@@ -57,13 +66,21 @@ def named(result: Result, name: str) -> SystemResult | None:
 
 
 def resident_bytes(system: SystemResult) -> float:
-    """What the process held after its searches, beyond what it held when it had searched next to nothing."""
+    """What the process held after its searches, beyond what it held when it had searched next to nothing.
+
+    Of neither, the pages of files that were mapped.
+    """
     return float(median(each["process_bytes"] - each["engine_bytes"] for each in system["memory"]))
 
 
 def process_bytes(system: SystemResult) -> float:
-    """What the process held after its searches."""
+    """What the process held after its searches, without the pages of files that were mapped."""
     return float(median(each["process_bytes"] for each in system["memory"]))
+
+
+def mapped_bytes(system: SystemResult) -> float:
+    """The pages of mapped files that the process had touched after its searches."""
+    return float(median(each["mapped_bytes"] for each in system["memory"]))
 
 
 def extra_disk(system: SystemResult) -> float:

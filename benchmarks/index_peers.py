@@ -5,6 +5,7 @@ Each is filled from one shard, because runs over several shards are about clipho
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,10 +37,12 @@ def _build_lancedb(kind: Literal["HnswSq", "IvfRq"], source: Source, place: Path
     load_lancedb(source.small, place / _SMALL)
     start = time.perf_counter()
     load_lancedb(_only(source), place / _WHOLE)
+    os.sync()
     load_seconds, before = time.perf_counter() - start, disk_bytes(place)
     table = lancedb.connect(str(place / _WHOLE)).open_table("laion")
     start = time.perf_counter()
     table.create_index(_COLUMN, config=getattr(index, kind)(distance_type="cosine", **options))
+    os.sync()
     build_seconds = time.perf_counter() - start
     index_bytes = disk_bytes(place) - before
     return Built(
@@ -79,6 +82,7 @@ def _build_duckdb(source: Source, place: Path, _: Options) -> Built:
     load_duckdb(source.small, place / _SMALL)
     start = time.perf_counter()
     load_duckdb(_only(source), place / _WHOLE)
+    os.sync()
     return Built(
         load_seconds=time.perf_counter() - start,
         build_seconds=0.0,
@@ -120,6 +124,7 @@ def _build_faiss_ivf(source: Source, place: Path, options: Options) -> Built:
     index.train(vectors)
     index.add(vectors)
     faiss.write_index(index, str(place / _FILE))
+    os.sync()
     build_seconds = time.perf_counter() - start
     np.save(place / _MEAN, mean)
     return _built_library("faiss-cpu", place, load_seconds, build_seconds, vectors.nbytes)
@@ -134,6 +139,7 @@ def _build_faiss_hnsw(source: Source, place: Path, options: Options) -> Built:
     index.hnsw.efConstruction = options["ef_construction"]
     index.add(vectors)
     faiss.write_index(index, str(place / _FILE))
+    os.sync()
     return _built_library("faiss-cpu", place, load_seconds, time.perf_counter() - start, vectors.nbytes)
 
 
@@ -171,6 +177,7 @@ def _build_usearch(source: Source, place: Path, options: Options) -> Built:
     index = usearch.Index(ndim=vectors.shape[1], metric="cos", dtype="bf16", **options)
     index.add(np.arange(len(vectors)), vectors)
     index.save(str(place / _FILE))
+    os.sync()
     seconds = time.perf_counter() - start
     return _built_library("usearch", place, load_seconds, seconds, vectors.nbytes // 2)
 

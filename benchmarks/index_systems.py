@@ -5,6 +5,7 @@ Peers are in `index_peers`. Nothing is imported before it is needed, because the
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -113,11 +114,13 @@ def _build(kind: SearchPath, source: Source, place: Path, options: Options) -> B
         start = time.perf_counter()
         collection.load(source.directory, shards=range(source.shards))
         settle(collection.engine)
+        os.sync()
         load_seconds = time.perf_counter() - start
         before, start = _bytes_on_disk(collection), time.perf_counter()
         if kind != "exact":
             collection.build_index("image", _config(kind, options))
             settle(collection.engine)
+            os.sync()
         build_seconds = time.perf_counter() - start
         index_bytes, status = _bytes_on_disk(collection) - before, collection.status()
     if status.rows != source.total:

@@ -11,6 +11,7 @@ from benchmarks.index_figures import (
     Result,
     SystemResult,
     extra_disk,
+    mapped_bytes,
     named,
     p50_at,
     process_bytes,
@@ -164,7 +165,8 @@ def _efforts(result: Result) -> str:
 def _equal(result: Result) -> str:
     return (
         "### At equal recall\n\nThe median time at which each system's curve reaches a recall, interpolated between "
-        "the efforts that no other one beats in both; less is better.\n\n" + recalls_table(result)
+        "the efforts that no other one beats in both (time against what is missed, both by their logarithms); less "
+        "is better.\n\n" + recalls_table(result)
     )
 
 
@@ -181,6 +183,7 @@ def _cost(result: Result) -> str:
             size(each["build"]["beside_bytes"]) if _has_index(each) else "none",
             size(process_bytes(each)),
             size(resident_bytes(each)),
+            size(mapped_bytes(each)),
         )
         for each in result["systems"]
     ]
@@ -192,11 +195,12 @@ def _cost(result: Result) -> str:
         "memory are of both, seen from outside. Vectors: one copy as the system stores it. Beside: what is on the disk "
         f"because of the index and is not the first copy of the vectors.{extra} Memory of the process after its "
         "searches, and how much of that came after the same process had searched "
-        f"{small:,} rows without an index; medians.\n\n"
+        f"{small:,} rows without an index; neither has pages of mapped files in it, which are a column of their own, "
+        "because the system takes them back when others need the room; medians.\n\n"
         + table(
             (
                 "system", "load", "build", "processor", "peak memory", "vectors", "index", "beside", "memory",
-                "of it the index",
+                "of it the index", "mapped",
             ),
             rows,
         )

@@ -40,18 +40,13 @@ from benchmarks.index_work import KINDS
 from benchmarks.watch import watch
 
 #: What decides the figures of every system, and of ours besides.
-_SOURCES = tuple(
-    f"benchmarks/{name}.py"
-    for name in (
-        "index_peers",
-        "index_systems",
-        "index_work",
-        "laion_like",
-        "load_systems",
-        "measures",
-        "truth",
-        "watch",
-    )
+_SOURCES = (
+    *(
+        f"benchmarks/{name}.py"
+        for name in ("index_peers", "index_systems", "index_work", "laion_like", "load_systems", "truth", "watch")
+    ),
+    "src/cliphouse/measures.py",
+    "src/cliphouse/vectors.py",
 )
 _OUR_SOURCES = ("benchmarks/systems.py", "src/cliphouse/**/*.py")
 #: Disk that a system needs, in bytes a row: its table while it is merged, and its index.
@@ -286,10 +281,17 @@ def true_distances(source: Source, queries: Any, *, k: int, allowed: Any = None)
 
 
 def sources_digest(root: Path, *, ours: bool) -> str:
-    """A sum over the files that decide what a system does and how it is measured."""
+    """A sum over the files that decide what a system does and how it is measured.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
     digest = hashlib.sha256()
     for pattern in (*_SOURCES, *(_OUR_SOURCES if ours else ())):
-        for path in sorted(root.glob(pattern)):
+        paths = sorted(root.glob(pattern))
+        if not paths:
+            raise ValueError(f"{pattern} is no file of {root}")
+        for path in paths:
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -28,7 +28,16 @@ CURVE = [(0.5, 1.0), (0.9, 3.0), (0.8, 9.0), (0.99, 6.0)]  # the third is beaten
 
 
 @pytest.mark.parametrize(
-    ("recall", "milliseconds"), [(0.9, 3), (0.945, 4.5), (0.99, 6), (0.7, 2), (0.5, 1), (0.1, 1), (0.995, None)]
+    ("recall", "milliseconds"),
+    [
+        (0.9, 3),
+        (1.001 - (0.101 * 0.011) ** 0.5, 18**0.5),
+        (0.99, 6),
+        (1.001 - (0.501 * 0.101) ** 0.5, 3**0.5),
+        (0.5, 1),
+        (0.1, 1),
+        (0.995, None),
+    ],
 )
 def test_time_at_a_recall_is_interpolated_between_the_best_efforts(recall: float, milliseconds: float | None) -> None:
     assert latency_at(CURVE, recall) == (None if milliseconds is None else pytest.approx(milliseconds))
@@ -215,7 +224,7 @@ def _asked(recall: float, milliseconds: float, **paths: int) -> dict[str, Any]:
 
 def _system(name: str, efforts: list[tuple[dict[str, int], float, float]], build_seconds: float, **built: int) -> Any:
     bytes_ = {"vector_bytes": 1_000_000_000, "index_bytes": 0, "beside_bytes": 0, **built}
-    memory = {"process_bytes": 500_000_000, "engine_bytes": 450_000_000}
+    memory = {"process_bytes": 500_000_000, "engine_bytes": 450_000_000, "mapped_bytes": 1_000_000}
     once = {"commit": "0123456789abcdef", "dirty": False, "started": "then", "ended": "later"}
     return {
         "name": name,
