@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,8 +33,8 @@ from cliphouse.types import (
 
 #: Efforts are measured up to this recall, if more is not wanted, for searches that ask for more.
 _ALSO = 0.99
-#: The least candidate list of a graph that is tried: a shorter one saves no time.
-_LEAST_EF_SEARCH = 16
+#: The least efforts that are tried: less saves no time. Of lists it is a share.
+_LEAST_EF_SEARCH, _LEAST_SHARE = 16, 1 / 256
 #: The least effort for a recall is found to within this factor.
 _NEAR = 1.1
 
@@ -48,8 +49,8 @@ def tune(
 ) -> Tuning:
     """Measure what efforts each index that is ready needs for its recall, and store that for searches to go by.
 
-    Effort doubles until the wanted recall and 0.99 are reached, or the index has no more to give; then the step to each
-    of both is narrowed. What counts is the least recall of the kinds of queries: captions are harder than pictures.
+    Effort doubles until the wanted recall and 0.99 are reached, or the index has no more to give; then the step to the
+    wanted one is narrowed. What counts is the least recall of the kinds of queries: mostly, captions are the harder.
 
     Raises:
         UsageError: no index is ready, there are too few rows, or the queries do not fit.
@@ -113,8 +114,8 @@ class _Tuner:
 
     def unable(self) -> str:
         """Why the index answers no search like these, whatever the effort; "" if it does."""
-        plan = self._plan(self._least)
-        return "" if plan.path == self._kind else plan.reason
+        plans = (self._plan(self._least, self._kind), self._plan(self._least))
+        return next((plan.reason for plan in plans if plan.path != self._kind), "")
 
     def points(self) -> tuple[TuningPoint, ...]:
         """The efforts that were measured, least first."""
@@ -122,13 +123,14 @@ class _Tuner:
         effort = min(self._least, most)
         while self._measure(effort).recall < goal and effort < most:
             effort = min(2 * effort, most)
-        for recall in (self._options.recall, goal):
-            self._narrow(recall)
+        self._narrow(self._options.recall)
         return tuple(self._points[effort] for effort in sorted(self._points))
 
     @property
     def _least(self) -> int:
-        return 1 if self._kind == "ivf" else max(_LEAST_EF_SEARCH, self._options.k + 1)
+        if isinstance(self._state.config, IvfConfig):
+            return max(1, int(_LEAST_SHARE * self._state.config.nlist))
+        return max(_LEAST_EF_SEARCH, self._options.k + 1)
 
     def _most(self) -> int:
         """The whole index, or as much of it as is still faster than an exact search."""
@@ -167,10 +169,11 @@ class _Tuner:
         self._points[effort] = TuningPoint(effort=effort, recalls=recalls, p50_ms=p50_ms)
         return self._points[effort]
 
-    def _plan(self, effort: int) -> SearchPlan:
-        """What a search with this effort would take."""
+    def _plan(self, effort: int, kind: IndexKind | None = None) -> SearchPlan:
+        """What a search with this effort would take: of itself, or by an index of the `kind` as far as that can be."""
         queries = max(self._queries, key=lambda each: asked_k(each, self._options.k))
-        return self._searcher.statement(queries.vectors[0], None, self._params(queries, effort))[1]
+        params = replace(self._params(queries, effort), kind=kind)
+        return self._searcher.statement(queries.vectors[0], None, params)[1]
 
     def _params(self, queries: QuerySet, effort: int) -> SearchParams:
         return SearchParams(

@@ -1,4 +1,4 @@
-"""`cliphouse load` in a process of its own, that may die where it is told to.
+"""`cliphouse load`, or another command, in a process of its own, that may die where it is told to.
 
 The processes are forked from one that has imported everything and started nothing, so that each costs a fraction of a
 second. They run the real command on the real engine; death is SIGKILL, of the process by itself.
@@ -35,7 +35,7 @@ _PROCESSES.set_forkserver_preload(["pytest", "cliphouse.cli.main", "tests.crash.
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """When a loader dies: before its statement of this number, from 1, or so many seconds after that has begun."""
+    """When a command dies: before its statement of this number, from 1, or so many seconds after that has begun."""
 
     statement: int
     after: float = 0.0
@@ -43,7 +43,7 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process that loads."""
+    """One process that runs a command."""
 
     process: BaseProcess
     output: Path
@@ -59,7 +59,7 @@ class Run:
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join()
-            raise TimeoutError(f"the loader did not end in {patience} s: {self.output.read_text()}")
+            raise TimeoutError(f"the command did not end in {patience} s: {self.output.read_text()}")
         return int(self.process.exitcode), self.output.read_text()
 
 
@@ -73,8 +73,20 @@ def start(
     more: tuple = (),
 ) -> Run:
     """Begin to load; the process tells in `trace` each statement and the seconds it took."""
-    output = shards.parent / f"output-{time.monotonic_ns()}"
     arguments = ("load", str(shards), "--db", str(db), *map(str, more))
+    return command(shards.parent, arguments, workers=workers, death=death, trace=trace)
+
+
+def command(
+    place: Path,
+    arguments: tuple[str, ...],
+    *,
+    workers: int = 1,
+    death: Death | None = None,
+    trace: Path | None = None,
+) -> Run:
+    """Begin a command line; what it prints goes to a file in `place`."""
+    output = place / f"output-{time.monotonic_ns()}"
     process = _PROCESSES.Process(target=_main, args=(arguments, workers, death, trace, output), daemon=True)
     process.start()
     return Run(process, output)

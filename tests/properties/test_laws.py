@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cliphouse import Collection, IndexConfig
+from cliphouse import Collection, IndexConfig, SearchParams
+from cliphouse.measures import recall_at_k
 from cliphouse.pipeline.native import integers, strings, varint
 from cliphouse.pipeline.plan import parse_shards, pending
 from cliphouse.types import MAX_SHARD, Shard, shard_ranges
@@ -115,3 +116,21 @@ def test_an_index_is_never_better_than_an_exact_search(
     assert len(found) == len(exact)
     assert all(near.distance <= far.distance + 1e-6 for near, far in zip(exact, found, strict=True))
     assert len({hit.id for hit in found}) == len(found)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**31), k=st.integers(1, 80), offset=st.integers(0, 40), modulus=st.integers(1, 9))
+def test_an_exact_search_is_what_numpy_says_and_its_recall_is_one(
+    noisy: Collection, seed: int, k: int, offset: int, modulus: int
+) -> None:
+    query = random_unit(1, 24, seed)[0] * 3
+    stored = round_to_bfloat16(random_unit(2000, 24, seed=4).astype(np.float16).astype(np.float32))
+    true = cosine_distances(stored, query)
+    passing = np.flatnonzero(np.arange(2000) % modulus == 0)
+    nearest = np.sort(true[passing])[offset : offset + k]
+    params = SearchParams(k=k, offset=offset, where=f"id % {modulus} = 0", exact=True)
+    hits = noisy.search_with(query, params=params)
+    assert len({hit.id for hit in hits}) == len(hits) == len(nearest)
+    assert all(hit.id % modulus == 0 for hit in hits)
+    assert [hit.distance for hit in hits] == pytest.approx(nearest, abs=1e-6)
+    assert recall_at_k(true[[hit.id for hit in hits]], nearest, k=len(nearest)) == 1

@@ -83,11 +83,6 @@ def build(
     known = notes.read(engine, info.name)
     serving = ivf.find(engine, info, known, column)
     total = sum(each.rows for each in ivf.facts(engine, info.name, ivf.with_embedding(column)).values())
-    if total < MIN_ROWS:
-        raise UsageError(
-            f"{total:,} rows with {column} are too few for an ivf index, which wants {MIN_ROWS:,}; "
-            "searching them exactly is as fast"
-        )
     if serving and config.nlist not in (0, serving.build.nlist):
         raise UsageError(
             f"{column} has an ivf index with {serving.build.nlist} clusters; drop it first: "
@@ -99,6 +94,11 @@ def build(
         job.update(serving)
         finished = serving.build
     else:
+        if total < MIN_ROWS:
+            raise UsageError(
+                f"{total:,} rows with {column} are too few for an ivf index, which wants {MIN_ROWS:,}; "
+                "searching them exactly is as fast"
+            )
         asked = config if config.nlist or serving is None else serving.build.config
         finished = _begin(engine, info, column, asked, known, total)
         job = _Job(engine, info, finished, column, progress)
