@@ -191,13 +191,13 @@ class _Evaluator:
                 answered += 1
             return answered
 
-        with ThreadPoolExecutor(clients, thread_name_prefix="cliphouse-client") as pool:
+        with self._engine.work() as work, ThreadPoolExecutor(clients, "cliphouse-client", work.join) as pool:
             futures = [pool.submit(client) for _ in range(clients)]
             try:
                 answered = sum(future.result() for future in futures)
             except BaseException:
                 stop.set()
-                self._engine.cancel()
+                work.cancel()
                 raise
         return answered / (time.perf_counter() - started)
 

@@ -94,13 +94,13 @@ def _each(
     keep: bool,
 ) -> list[Hits]:
     """One search for each, on all cores; a scan takes all of them for itself."""
-    with ThreadPoolExecutor(_cores(), thread_name_prefix="cliphouse-search") as pool:
+    with engine.work() as work, ThreadPoolExecutor(_cores(), "cliphouse-search", work.join) as pool:
         futures = [pool.submit(search.run, engine, info, ready, target, params, keep=keep) for target in targets]
         try:
             return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            engine.cancel()
+            work.cancel()
             raise
 
 

@@ -3,6 +3,7 @@
 from cliphouse.engine.answers import Capabilities, Result
 from cliphouse.engine.blocks import Block
 from cliphouse.engine.client import Engine, connect
+from cliphouse.engine.connection import Work
 from cliphouse.engine.embedded import machine_memory_bytes
 from cliphouse.engine.session import Session, arrow_table
 from cliphouse.engine.url import EmbeddedLocation, Location, ServerLocation, parse_url
@@ -16,6 +17,7 @@ __all__ = [
     "Result",
     "ServerLocation",
     "Session",
+    "Work",
     "arrow_table",
     "connect",
     "machine_memory_bytes",

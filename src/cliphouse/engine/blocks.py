@@ -68,7 +68,7 @@ def _embedded(location: EmbeddedLocation, mark: str, sql: str) -> Iterator[Itera
     connect: Any = chdb.connect
     handle = connect(str(location.path or ":memory:"))  # of its own: the driver's would be blocked
     try:
-        handle.query(f"SET log_comment = {literal(mark)}")  # `Engine.cancel` finds it by this
+        handle.query(f"SET log_comment = {literal(mark)}")  # `Work.cancel` finds it by this
         answer = handle.send_query(sql, "Native")
         try:
             yield _views(answer)

@@ -9,7 +9,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import clickhouse_connect
@@ -17,7 +17,7 @@ from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from cliphouse.engine.answers import Capabilities, Result
 from cliphouse.engine.blocks import Block, opened
-from cliphouse.engine.connection import Connection
+from cliphouse.engine.connection import Connection, Work, current
 from cliphouse.engine.embedded import (
     directory_holder,
     machine_memory_bytes,
@@ -62,7 +62,6 @@ class Engine:
     def __init__(self, location: Location) -> None:
         self.location = location
         self._idle: list[Connection] = []
-        self._busy: set[Connection] = set()
         self._lock = threading.Lock()
         self._closed = False
         first = self._open()
@@ -136,16 +135,13 @@ class Engine:
         if failures:
             raise failures[0]
 
-    def cancel(self) -> None:
-        """Kill the reads, inserts and merges that run at this moment; each raises `EngineError` where it was called.
+    def work(self) -> AbstractContextManager[Work]:
+        """What this thread asks in the block, and threads that join the work: to be broken off together."""
+        return Work(self._cancel).joined()
 
-        Statements about tables run on. They are short, and half a DROP would leave something behind.
-        """
-        with self._lock:
-            marks = tuple(connection.mark for connection in self._busy)
-        if marks:
-            ours = f"Settings['log_comment'] IN ({literal(marks)[1:-1]})"
-            self.command(f"KILL QUERY WHERE {ours} AND query_kind IN ('Select', 'Insert', 'Optimize') ASYNC")
+    def _cancel(self, marks: Sequence[str]) -> None:
+        ours = f"Settings['log_comment'] IN ({literal(marks)[1:-1]})"
+        self.command(f"KILL QUERY WHERE {ours} AND query_kind IN ('Select', 'Insert', 'Optimize') ASYNC")
 
     def release_memory(self) -> None:
         """Let an embedded engine give back what it holds and does not use; by itself it waits for some seconds."""
@@ -256,13 +252,12 @@ class Engine:
                 raise UsageError("the database is closed; open it again")
             connection = self._idle.pop() if self._idle else None
         connection = connection or self._open()
-        with self._lock:
-            self._busy.add(connection)
+        work = current()
         try:
-            yield connection
+            with work.runs(connection) if work else nullcontext():
+                yield connection
         finally:
             with self._lock:
-                self._busy.discard(connection)
                 reusable = not self._closed and not connection.lost
                 if reusable:
                     self._idle.append(connection)

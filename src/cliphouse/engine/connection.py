@@ -1,7 +1,10 @@
-"""One connection of the driver, and how it is told from others."""
+"""One connection of the driver, how it is told from others, and which of them work together."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
@@ -23,3 +26,52 @@ class Connection:
         """Close the client, unless that could hang."""
         if not self.lost:
             self.client.close()
+
+
+class Work:
+    """Statements of some threads, which can be broken off without those of others; `kill` takes the marks of theirs."""
+
+    def __init__(self, kill: Callable[[Sequence[str]], None]) -> None:
+        self._kill = kill
+        self._marks: set[str] = set()
+
+    def join(self) -> None:
+        """Whatever this thread asks from now on belongs to the work. For threads that end with it."""
+        _here.work = self
+
+    def cancel(self) -> None:
+        """Kill the reads, inserts and merges that run at this moment; each raises `EngineError` where it was called.
+
+        Statements about tables run on. They are short, and half a DROP would leave something behind.
+        """
+        if marks := sorted(self._marks):
+            self._kill(marks)
+
+    @contextmanager
+    def joined(self) -> Iterator[Work]:
+        """The work, to which this thread belongs until the end of the block."""
+        before = getattr(_here, "work", None)
+        self.join()
+        try:
+            yield self
+        finally:
+            _here.work = before
+
+    @contextmanager
+    def runs(self, connection: Connection) -> Iterator[None]:
+        """While a connection is in use."""
+        self._marks.add(connection.mark)
+        try:
+            yield
+        finally:
+            self._marks.discard(connection.mark)
+
+
+#: The work that each thread belongs to.
+_here = threading.local()
+
+
+def current() -> Work | None:
+    """The work that this thread belongs to."""
+    work: Work | None = getattr(_here, "work", None)
+    return work

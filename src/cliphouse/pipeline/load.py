@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cliphouse import catalog, index, ready
 from cliphouse.encoders import LAION_ENCODER, known_dim
-from cliphouse.engine import Engine
+from cliphouse.engine import Engine, Work
 from cliphouse.errors import CliphouseError, DimensionMismatch, EngineError, ShardBusy, ShardError, UsageError
 from cliphouse.pipeline import ledger
 from cliphouse.pipeline.enter import Entrance
@@ -157,9 +157,13 @@ class _Load:
 
     def _bring_in_all(self, todo: Sequence[OpenShard]) -> dict[int, _Outcome]:
         """Load these shards, some at a time, until all are in or one fails."""
+        with self._engine.work() as work:
+            return self._bring_in_by(work, todo)
+
+    def _bring_in_by(self, work: Work, todo: Sequence[OpenShard]) -> dict[int, _Outcome]:
         outcomes: dict[int, _Outcome] = {}
         self._entrance.expect(todo)
-        pool = ThreadPoolExecutor(self._options.workers, thread_name_prefix="cliphouse-load")
+        pool = ThreadPoolExecutor(self._options.workers, "cliphouse-load", work.join)
         running: dict[Future[_Outcome], OpenShard] = {}
         try:
             for position, shard in enumerate(todo, 1):
@@ -172,19 +176,11 @@ class _Load:
         except BaseException:
             self._entrance.stop()
             pool.shutdown(wait=False, cancel_futures=True)
-            self._cancel(running)
+            _cancel(work, running)
             raise
         finally:
             pool.shutdown(wait=True)
         return outcomes
-
-    def _cancel(self, running: Iterable[Future[_Outcome]]) -> None:
-        """Break off what the workers have begun, and again until they have ended: one may just begin a merge."""
-        at_work = [future for future in running if not future.done()]
-        with suppress(EngineError):  # a server that is away does nothing for us
-            while at_work:
-                self._engine.cancel()
-                at_work = list(wait(at_work, timeout=_CANCEL_SECONDS).not_done)
 
     def _one(self, shard: OpenShard, label: str) -> _Outcome:
         try:
@@ -265,6 +261,15 @@ def check_columns(info: CollectionInfo) -> None:
             f"table {info.name!r} was not made by cliphouse and lacks the columns {', '.join(lacking)}; "
             "load into another --collection"
         )
+
+
+def _cancel(work: Work, running: Iterable[Future[_Outcome]]) -> None:
+    """Break off what the workers have begun, and again until they have ended: one may just begin a merge."""
+    at_work = [future for future in running if not future.done()]
+    with suppress(EngineError):  # a server that is away does nothing for us
+        while at_work:
+            work.cancel()
+            at_work = list(wait(at_work, timeout=_CANCEL_SECONDS).not_done)
 
 
 def _drop_orphans(engine: Engine, collection: str) -> None:
