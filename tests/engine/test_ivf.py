@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cliphouse import Collection, Hits, IndexConfig, Progress, SearchParams, ivf
+from cliphouse import Collection, Hits, IndexConfig, Progress, SearchParams, ivf, queries
 from cliphouse.errors import InvalidFilter, UsageError
 from cliphouse.types import IvfConfig
 from tests.data import clustered, write_shard
@@ -156,6 +156,18 @@ def test_few_granules_are_read_by_the_primary_key(lists: Collection, vectors: np
     assert "ReadFromMergeTree" in explained
     assert "laion_image_ivf_" in explained
     assert not re.search(r"laion\)", explained), "the collection itself is not read"
+
+
+def test_clusters_in_several_parameters_are_still_chosen_by_the_primary_key(
+    lists: Collection, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = lists.search_with(vectors[17], params=SearchParams(nprobe=5))
+    monkeypatch.setattr(queries, "_FIELD_LENGTH", 16)
+    query, _ = lists.statement(vectors[17], params=SearchParams(nprobe=5))
+    assert "probes_1" in query.parameters
+    count = sum(len(value) for name, value in query.parameters.items() if name.startswith("probes")) // 8
+    assert f"Condition: (ivf_cluster in {count}-element set)" in lists.explain(query)
+    assert lists.search_with(vectors[17], params=SearchParams(nprobe=5)) == whole
 
 
 def test_with_new_rows_the_collection_is_read_by_the_primary_key_alone(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cliphouse import attempts, catalog, clusters, ivf, notes, stream
 from cliphouse.clusters import Assigner, Clusters, Summary
 from cliphouse.engine import Engine
-from cliphouse.errors import EngineError, NotEnoughSpace, UsageError
+from cliphouse.errors import EngineError, UsageError
 from cliphouse.ivf import Lists
 from cliphouse.lists import (
     TableColumn,
@@ -36,8 +36,9 @@ from cliphouse.lists import (
 from cliphouse.pipeline.claim import Claim
 from cliphouse.pipeline.compact import to_one_part
 from cliphouse.pipeline.native import header, varint
+from cliphouse.pipeline.room import check_room
 from cliphouse.schema import identifier
-from cliphouse.types import CollectionInfo, IvfConfig, Progress, ProgressCallback, Query
+from cliphouse.types import CollectionInfo, IvfConfig, Progress, ProgressCallback
 
 #: Fewer rows are compared with each query in no time.
 MIN_ROWS = 1_000
@@ -169,7 +170,7 @@ def _begin(
     if before and same and not ivf.was_changed(engine, info.name, before):
         lists = lists_name(info.name, column, before.token)
         if definitions(columns, column) == definitions(ivf.columns_of(engine, lists), column):
-            _check_room(engine, info, column, lists, total)
+            check_room(engine, info, column, lists, total)
             return before
     if wanted * 2 > total:
         raise UsageError(f"{total:,} rows are too few for {wanted:,} clusters; leave the number out")
@@ -190,39 +191,12 @@ def _begin(
     try:
         engine.command(create_lists(lists, column, columns))
         engine.command(create_clusters(clusters_name(lists)))
-        _check_room(engine, info, column, lists, total)
+        check_room(engine, info, column, lists, total)
     except BaseException:
         ivf.drop(engine, info.name, column, but=kept)
         raise
     notes.write(engine, info.name, column, "ivf", begun, "building")
     return begun
-
-
-def _check_room(engine: Engine, info: CollectionInfo, column: str, lists: str, total: int) -> None:
-    """Room for what is still to be copied, and for the merge that writes all of it once more."""
-    sql = (
-        "SELECT sum(bytes_on_disk), count() FROM system.parts\n"
-        "WHERE database = currentDatabase() AND table = {name:String} AND active"
-    )
-    written, parts = engine.query(Query(sql=sql, parameters={"name": lists})).rows[0]
-    copy = total * info.dim * (2 if info.storage == "bfloat16" else 4)
-    left = max(0, copy - int(written or 0))
-    needed = left + (copy if left or parts > 1 else 0)
-    sql = (
-        "SELECT any(path), sum(toFloat64(unreserved_space)) FROM system.disks WHERE name IN (\n"
-        "SELECT arrayJoin(disks) FROM system.storage_policies WHERE policy_name IN (\n"
-        "SELECT storage_policy FROM system.tables WHERE database = currentDatabase() AND name = {name:String}))\n"
-        "HAVING count() > 0"
-    )
-    for path, free in engine.query(Query(sql=sql, parameters={"name": lists})).rows:
-        if free < needed:
-            raise NotEnoughSpace(
-                str(path),
-                what=f"building {ivf.index_name(column)} over {total:,} rows",
-                needed_bytes=needed,
-                free_bytes=int(free),
-                advice="make room and run the same command again",
-            )
 
 
 class _Job:
