@@ -167,7 +167,7 @@ def test_clusters_in_several_parameters_are_still_chosen_by_the_primary_key(
     assert "probes_1" in query.parameters
     count = sum(len(value) for name, value in query.parameters.items() if name.startswith("probes")) // 8
     assert f"Condition: (ivf_cluster in {count}-element set)" in lists.explain(query)
-    assert lists.search_with(vectors[17], params=SearchParams(nprobe=5)) == whole
+    assert list(lists.search_with(vectors[17], params=SearchParams(nprobe=5))) == list(whole)
 
 
 def test_with_new_rows_the_collection_is_read_by_the_primary_key_alone(

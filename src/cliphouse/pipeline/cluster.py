@@ -176,7 +176,8 @@ def _begin(
         raise UsageError(f"{total:,} rows are too few for {wanted:,} clusters; leave the number out")
     serving = notes.build_of(known, column, "ivf", "ready")
     kept = [serving.token] if serving else []
-    notes.forget(engine, info.name, column, "ivf", "building")
+    if before:
+        notes.forget(engine, info.name, column, "ivf", "building")
     ivf.drop(engine, info.name, column, but=kept)
     source, mutation = ivf.origin(engine, info.name)
     begun = notes.Build(
