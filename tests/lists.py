@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cliphouse import Collection, Hits, SearchParams
+from cliphouse import Collection, Hits, Progress, SearchParams
 from cliphouse.types import IvfConfig
 from tests.data import write_shard
 
@@ -60,3 +60,14 @@ def copies(collection: Collection, condition: str = "true") -> int:
 def state_of(collection: Collection) -> tuple[str, int, int]:
     (state,) = collection.status().indexes
     return state.state, state.rows_indexed, state.rows_total
+
+
+def interrupted(collection: Collection, stage: str, config: IvfConfig = IVF) -> None:
+    """Begin a build, and break it off when it tells of this stage."""
+
+    def stop(progress: Progress) -> None:
+        if progress.label.endswith(stage):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collection.build_index(config=config, progress=stop)

@@ -434,7 +434,8 @@ class Collection:
         Raises:
             UsageError: the index is there with other parameters, or the rows do not fit it.
             InsufficientMemory: the graph of an hnsw index would not fit.
-            StorageFull: the lists of an ivf index would not.
+            NotEnoughSpace: the lists of an ivf index would not.
+            IndexBusy: another builder is at the lists.
             EngineError: ClickHouse failed.
         """
         info = self._searcher.searchable(SearchParams(column=column))

@@ -28,6 +28,7 @@
         InvalidRow                    exit 3  http 422
         ShardConflict                 exit 3  http 409
         ShardBusy                     exit 3  http 409
+      IndexBusy                       exit 3  http 409  another builder is at it
       TableDiffers                    exit 3  http 409  the table is not what was loaded
       WeightsError                    exit 3  http 503  an encoder's files must change
         InvalidCheckpoint             exit 3  http 422
@@ -311,6 +312,20 @@ class ShardBusy(ShardError):
             shard=shard,
         )
         self.holder, self.idle_seconds = holder, idle_seconds
+
+
+class IndexBusy(CliphouseError):
+    """Another builder is at this index."""
+
+    exit_code = 3
+    http_status = 409
+
+    def __init__(self, index: str, holder: str, *, idle_seconds: int, lease_seconds: int) -> None:
+        super().__init__(
+            f"{holder} is building {index}, and said so {idle_seconds} s ago; leave it to that builder, or if it is "
+            f"dead, run the same command again in {max(0, lease_seconds - idle_seconds)} s"
+        )
+        self.index, self.holder, self.idle_seconds = index, holder, idle_seconds
 
 
 class TableDiffers(CliphouseError):

@@ -222,7 +222,9 @@ def describe(config: IndexConfig | IvfConfig) -> str:
 def describe_effort(state: IndexState) -> str:
     """What searches take by themselves, and what that is known to reach."""
     if state.effort is None:
-        return "searches do not use it yet"
+        column = state.column.removesuffix("_embedding")
+        again = f"cliphouse index build --kind {state.config.kind} --column {column}"
+        return "searches do not use it yet" + ("" if state.building else f"; its build was broken off, go on: {again}")
     effort = f"searches take {EFFORT_NAMES[state.config.kind]} {state.effort}"
     if state.tuned is None:
         return f"{effort}, of unknown recall; measure it with: cliphouse tune"

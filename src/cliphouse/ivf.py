@@ -8,16 +8,16 @@ as they are now are searched exactly, in the collection itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse import catalog, notes
+from cliphouse import attempts, catalog, notes
 from cliphouse.clusters import Clusters
 from cliphouse.engine import Engine, arrow_table
-from cliphouse.lists import SAME_ROW, TableColumn, clusters_name, lists_name, shard_facts
+from cliphouse.lists import SAME_ROW, TableColumn, building_prefix, clusters_name, lists_name, shard_facts
 from cliphouse.notes import Build, Notes
 from cliphouse.queries import default_nprobe
 from cliphouse.schema import CLUSTER_COLUMN, EMBEDDING_COLUMNS, identifier
@@ -122,7 +122,7 @@ def find(engine: Engine, info: CollectionInfo, known: Notes, column: str, before
         build=build,
         clusters=before.clusters if before and same else read_clusters(engine, table, info.dim),
         coverage=coverage(engine, info, column, build),
-        columns=frozenset(each.name for each in columns_of(engine, table)),
+        columns=frozenset(each.name for each in columns_of(engine, table)) - {CLUSTER_COLUMN},
     )
 
 
@@ -241,7 +241,7 @@ def states(engine: Engine, info: CollectionInfo, known: Notes) -> list[IndexStat
                 rows_total=total,
                 disk_bytes=_disk_bytes(engine, lists.table) if lists else 0,
                 memory_bytes=lists.clusters.centroids.nbytes if lists else 0,
-                building=lists is None,
+                building=lists is None and _is_building(engine, info.name, column),
                 build_seconds=lists.build.seconds if lists else None,
                 effort=tuned.own if tuned else default_nprobe(len(lists.clusters)) if lists else None,
                 tuned=tuned.wanted if tuned else None,
@@ -250,18 +250,21 @@ def states(engine: Engine, info: CollectionInfo, known: Notes) -> list[IndexStat
     return found
 
 
-def drop(engine: Engine, collection: str, column: str, *, but: str = "") -> bool:
-    """Drop the tables of all builds on `column`, but the one with the token `but`; whether there were any."""
+def drop(engine: Engine, collection: str, column: str, *, but: Collection[str] = ()) -> bool:
+    """Drop the tables of all builds on `column`, but those with the tokens `but`; whether there were any."""
     prefix = lists_name(collection, column, "")
-    keep = lists_name(collection, column, but) if but else None
-    tables = [
-        name
-        for name in all_tables(engine, collection)
-        if name.startswith(prefix) and not (keep and name in (keep, clusters_name(keep)))
-    ]
+    kept = [lists_name(collection, column, token) for token in but]
+    kept += [clusters_name(lists) for lists in kept]
+    tables = [name for name in all_tables(engine, collection) if name.startswith(prefix) and name not in kept]
     for name in tables:
         engine.command(f"DROP TABLE IF EXISTS {identifier(name)} SYNC")
     return bool(tables)
+
+
+def _is_building(engine: Engine, collection: str, column: str) -> bool:
+    """Whether somebody is at it now; a build that was broken off waits for the next one."""
+    claims = attempts.found(engine, building_prefix(collection, column))
+    return any(not attempts.is_dead(engine, each) for each in claims)
 
 
 def _disk_bytes(engine: Engine, lists: str) -> int:

@@ -7,11 +7,12 @@ Why tables and not an index of the engine's: docs/decisions/0017-ivf.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cliphouse.schema import CLUSTER_COLUMN, EMBEDDING_COLUMNS, identifier
-from cliphouse.types import ROWS_PER_SHARD
+from cliphouse.schema import CLUSTER_COLUMN, EMBEDDING_COLUMNS, identifier, is_identifier
+from cliphouse.types import ROWS_PER_SHARD, literal
 
 #: Rows of a granule: a cluster is a few of them, so that little is read for nothing. The engine's 8,192 would be 8 MB.
 _GRANULE = 128
@@ -42,9 +43,22 @@ def clusters_name(lists: str) -> str:
     return f"{lists}_clusters"
 
 
-def assigned_name(lists: str) -> str:
-    """The table that says, while rows are copied, which cluster each belongs to."""
-    return f"{lists}_assigned"
+def assigned_name(lists: str, attempt: str) -> str:
+    """The table that says, while one attempt copies rows, which cluster each belongs to."""
+    return f"{lists}_assigned_{attempt}"
+
+
+def building_prefix(collection: str, column: str) -> str:
+    """What the names of the tables begin with that say who is building the lists of a column."""
+    return f"{collection}_building_{column.removesuffix('_embedding')}_"
+
+
+def create_building(table: str, holder: str) -> str:
+    """The table that says `holder` is building; each row is a sign of life."""
+    return (
+        f"CREATE TABLE {identifier(table)} (`alive_at` DateTime)\n"
+        f"ENGINE = MergeTree\nORDER BY tuple()\nCOMMENT {literal(holder)}"
+    )
 
 
 def notes_name(collection: str) -> str:
@@ -65,7 +79,7 @@ def create_notes(collection: str) -> str:
 
 
 def create_lists(lists: str, column: str, columns: Sequence[TableColumn]) -> str:
-    """The table of rows by cluster, with the columns of the collection but the other embedding."""
+    """The table of rows by cluster, with the columns of the collection but for some."""
     lines = [f"{identifier(CLUSTER_COLUMN)} UInt32 CODEC(Delta, ZSTD(1))"]
     for each in copied(columns, column):
         codec = {"id": " CODEC(NONE)", column: " CODEC(NONE)"}.get(each.name, "")
@@ -82,17 +96,34 @@ def create_lists(lists: str, column: str, columns: Sequence[TableColumn]) -> str
 
 
 def copied(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
-    """The columns that the lists of `column` hold: all that are stored, but the other embedding."""
-    return [each for each in columns if each.kind not in ("ALIAS", "EPHEMERAL") and each.name != _other(column)]
+    """The columns that the lists of `column` hold: all that are stored, but those left out."""
+    return [each for each in columns if each.kind not in ("ALIAS", "EPHEMERAL") and not _is_left_out(each, column)]
 
 
 def computed(columns: Sequence[TableColumn], column: str) -> list[TableColumn]:
-    """What the lists of `column` compute as the collection does: all aliases, but of the other embedding."""
-    return [each for each in columns if each.kind == "ALIAS" and _other(column) not in each.expression]
+    """What the lists of `column` compute as the collection does: the aliases of nothing that they lack."""
+    lacking = {each.name for each in columns if each.kind == "EPHEMERAL" or _is_left_out(each, column)}
+    aliases = [each for each in columns if each.kind == "ALIAS" and each.name not in lacking]
+    while wrong := [each for each in aliases if any(_is_named(name, each.expression) for name in lacking)]:
+        lacking |= {each.name for each in wrong}  # an alias may be of an alias
+        aliases = [each for each in aliases if each not in wrong]
+    return aliases
 
 
-def _other(column: str) -> str:
-    return next(each for each in EMBEDDING_COLUMNS if each != column)
+def definitions(columns: Sequence[TableColumn], column: str) -> set[tuple[str, str, str]]:
+    """What tells whether lists of `column` answer for these columns: name, type, and what an alias computes."""
+    stored = {(each.name, each.type, "") for each in copied(columns, column)}
+    return stored | {(each.name, each.type, each.expression) for each in computed(columns, column)}
+
+
+def _is_left_out(each: TableColumn, column: str) -> bool:
+    """The other embedding; and columns of names that no statement of ours could have: such searches are exact."""
+    other = next(name for name in EMBEDDING_COLUMNS if name != column)
+    return each.name in (other, CLUSTER_COLUMN) or not is_identifier(each.name)
+
+
+def _is_named(name: str, expression: str) -> bool:
+    return re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", expression) is not None
 
 
 def create_clusters(table: str) -> str:
@@ -105,23 +136,23 @@ def create_clusters(table: str) -> str:
     )
 
 
-def create_assigned(lists: str) -> str:
+def create_assigned(table: str) -> str:
     """Which cluster each row of a run of ids belongs to."""
     return (
-        f"CREATE TABLE IF NOT EXISTS {identifier(assigned_name(lists))} (`id` Int64, `cluster` UInt32)\n"
+        f"CREATE TABLE IF NOT EXISTS {identifier(table)} (`id` Int64, `cluster` UInt32)\n"
         "ENGINE = MergeTree\nORDER BY id"
     )
 
 
-def copy_rows(collection: str, lists: str, column: str, columns: Sequence[TableColumn], ids: str) -> str:
-    """Copy the rows of the condition `ids` to the lists, each to the cluster it was assigned to."""
+def copy_rows(collection: str, lists: str, column: str, columns: Sequence[TableColumn], ids: str, assigned: str) -> str:
+    """Copy the rows of the condition `ids` to the lists, each to the cluster that the table `assigned` says."""
     names = [each.name for each in copied(columns, column)]
     listed = ", ".join(identifier(name) for name in names)
     return (
         f"INSERT INTO {identifier(lists)} ({identifier(CLUSTER_COLUMN)}, {listed})\n"
         f"SELECT assigned.cluster, {', '.join(f'source.{identifier(name)}' for name in names)}\n"
         f"FROM (SELECT {listed} FROM {identifier(collection)} WHERE {ids}) AS source\n"
-        f"LEFT SEMI JOIN {identifier(assigned_name(lists))} AS assigned ON source.id = assigned.id\n"
+        f"LEFT SEMI JOIN {identifier(assigned)} AS assigned ON source.id = assigned.id\n"
         "SETTINGS min_insert_block_size_rows = 262144, min_insert_block_size_bytes = 268435456, "
         "max_insert_threads = 1, query_plan_join_swap_table = 'false'"
     )

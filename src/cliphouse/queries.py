@@ -27,6 +27,9 @@ def selected(params: SearchParams) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*HIT_COLUMNS, *params.columns)))
 
 
+#: What a parameter may have at most: a server takes no field over 128 KiB (`http_max_field_value_size`). In whole
+#: numbers of 32 bits in hex.
+_FIELD_LENGTH = 8 * 15_000
 #: Not the index, even where the statement could use one.
 _NO_INDEX = "query_plan_try_use_vector_search = 0"
 #: Keep what is read in the uncompressed cache: a later scan saves a copy and a checksum of every block. The two limits
@@ -181,7 +184,8 @@ def by_lists(
         )
 
     # A hint: granules are chosen by it, and their rows that belong to other clusters are as good as any.
-    rows = nearest(lists, f"indexHint({identifier(CLUSTER_COLUMN)} IN {{probes:Array(UInt32)}})", within)
+    numbers, clusters = _numbers("probes", probes)
+    rows = nearest(lists, f"indexHint({identifier(CLUSTER_COLUMN)} IN {numbers})", within)
     if tail:
         newer = nearest(info.name, tail, f"notEmpty({vectors})")
         rows = f"SELECT * FROM\n(\n{rows})\nUNION ALL\nSELECT * FROM\n(\n{newer})\n"
@@ -191,8 +195,7 @@ def by_lists(
         sql += "LIMIT 1 BY id\n"  # a row that is being taken into the lists may be found in both places
     given = target.astype("<f4")
     rounded = bfloat16_words(round_to_bfloat16(target)).astype("<u2") if info.storage == "bfloat16" else given
-    parameters = {
-        "probes": probes.tolist(),
+    parameters = clusters | {
         "target": given.tobytes().hex(),
         "rounded_target": rounded.tobytes().hex(),
     }
@@ -202,6 +205,15 @@ def by_lists(
 def _near(k: int) -> int:
     """Rows that `by_lists` orders again for `k` results: rounding moves few, and by little (see `shortlist`)."""
     return k + k // 16 + 6
+
+
+def _numbers(name: str, values: NDArray[np.uint32]) -> tuple[str, dict[str, str]]:
+    """An array of numbers as an expression, and its parameters: their bytes in hex, each short enough for a server."""
+    text = values.astype("<u4").tobytes().hex()
+    pieces = [text[start : start + _FIELD_LENGTH] for start in range(0, len(text), _FIELD_LENGTH)] or [""]
+    parameters = {name if not number else f"{name}_{number}": piece for number, piece in enumerate(pieces)}
+    arrays = [f"reinterpret(unhex({{{each}:String}}), 'Array(UInt32)')" for each in parameters]
+    return arrays[0] if len(arrays) == 1 else f"arrayConcat({', '.join(arrays)})", parameters
 
 
 def _vector(name: str, storage: Storage) -> str:

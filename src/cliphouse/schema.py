@@ -49,19 +49,26 @@ _TIDY = "cleanup_delay_period = 1, cleanup_delay_period_random_add = 0, max_clea
 _ELEMENT: Mapping[Storage, str] = {"bfloat16": "BFloat16", "float32": "Float32"}
 
 
+def is_identifier(name: str) -> bool:
+    """Whether `name` is a plain identifier: letters, digits, underscore."""
+    return _IDENTIFIER.fullmatch(name) is not None
+
+
 def identifier(name: str) -> str:
     """`name` quoted for SQL.
 
     Raises:
         UsageError: it is not a plain identifier (letters, digits, underscore).
     """
-    if not _IDENTIFIER.fullmatch(name):
+    if not is_identifier(name):
         raise UsageError(f"{name!r} is not a valid name; use letters, digits and underscores")
     return f"`{name}`"
 
 
 #: What the tables beside a collection end in: no collection may be called so.
-_BESIDE = re.compile(r"_(shards|deleted|denied|truth|indexes)|_(loading_\d+|(image|text)_ivf_).*")
+_BESIDE = re.compile(
+    r"_(shards|deleted|denied|truth|indexes)|_(loading_\d+|building_(image|text)_|(image|text)_ivf_).*"
+)
 #: Room for what is put behind the name of a collection.
 _LONGEST_NAME = 90
 
@@ -231,11 +238,6 @@ def create_truth(collection: str) -> str:
 def staging_prefix(collection: str) -> str:
     """What the names of a collection's staging tables begin with."""
     return f"{collection}_loading_"
-
-
-def staging_name(collection: str, shard: int, token: str) -> str:
-    """The table that one attempt writes a shard to before it joins the collection as a whole."""
-    return f"{staging_prefix(collection)}{shard}_{token}"
 
 
 def create_staging(collection: str, staging: str, holder: str) -> str:

@@ -200,7 +200,7 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         if self.kind != "hnsw":
-            raise UsageError(f"there is no index kind {self.kind!r}; the one kind is 'hnsw'")
+            raise UsageError(f"an IndexConfig is of kind 'hnsw', got {self.kind!r}; for 'ivf' give an IvfConfig")
         if self.quantization not in QUANTIZATION_BITS:
             raise UsageError(f"quantization must be one of {', '.join(QUANTIZATION_BITS)}, got {self.quantization!r}")
         if not 2 <= self.m <= 1024:

@@ -10,12 +10,12 @@ from contextlib import suppress
 
 import pytest
 
-from cliphouse import Collection
+from cliphouse import Collection, attempts
+from cliphouse.attempts import Turn
 from cliphouse.engine import Engine, connect
 from cliphouse.errors import ShardBusy
-from cliphouse.pipeline import staging
-from cliphouse.pipeline.staging import Staging, attempts
-from cliphouse.schema import create_staging
+from cliphouse.pipeline.staging import Staging
+from cliphouse.schema import create_staging, staging_prefix
 from cliphouse.types import LoadOptions, Progress
 from tests.crash.conftest import CRASHES, ROWS, long, on_server
 from tests.crash.loader import Death, run, start
@@ -106,15 +106,15 @@ def test_of_two_that_looked_before_either_began_one_goes_on(
     db: str, source: Source, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever comes later sees the one that is there, whichever token it drew."""
-    monkeypatch.setattr(staging, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(attempts, "_PATIENCE_SECONDS", 0.2)
     with Collection.open(db) as collection:
         collection.load(source.add(0, rows=ROWS).directory)
         with Staging(collection.engine, "laion", 7) as first:
-            monkeypatch.setattr(Staging, "_check_free", lambda self: None)
+            monkeypatch.setattr(Turn, "_check_free", lambda self: None)
             monkeypatch.setattr("secrets.token_hex", lambda size: token)
             with pytest.raises(ShardBusy), Staging(collection.engine, "laion", 7):
                 pass
-            assert [each.table for each in attempts(collection.engine, "laion")] == [first.whole]
+            assert [each.table for each in attempts.found(collection.engine, staging_prefix("laion"))] == [first.whole]
     source.assert_loaded_once(db)
 
 
@@ -164,6 +164,6 @@ def test_a_loader_that_died_elsewhere_is_waited_for(db: str, source: Source, mon
             collection.engine.command(create_staging("laion", name, "elsewhere, process 7"))
         with pytest.raises(ShardBusy, match=r"shard 1: elsewhere, process 7 is loading it, .* load again in \d+ s"):
             collection.load(source.directory)
-        monkeypatch.setattr(staging, "LEASE_SECONDS", -1)
+        monkeypatch.setattr(attempts, "LEASE_SECONDS", -1)
         assert collection.load(source.directory).loaded == (1,)
     source.assert_loaded_once(db)

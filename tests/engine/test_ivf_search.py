@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from cliphouse import Collection, SearchParams
+from cliphouse import Collection, SearchParams, queries
 from cliphouse.errors import InvalidFilter, UsageError
 from cliphouse.types import IvfConfig
 from tests.data import clustered
@@ -46,6 +46,18 @@ def test_few_granules_are_read_by_the_primary_key(standing: Collection, vectors:
     assert "ReadFromMergeTree" in explained
     assert "laion_image_ivf_" in explained
     assert not re.search(r"laion\)", explained), "the collection itself is not read"
+
+
+def test_clusters_in_several_parameters_are_still_chosen_by_the_primary_key(
+    standing: Collection, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = standing.search_with(vectors[17], params=SearchParams(nprobe=5))
+    monkeypatch.setattr(queries, "_FIELD_LENGTH", 16)
+    query, _ = standing.statement(vectors[17], params=SearchParams(nprobe=5))
+    assert "probes_1" in query.parameters
+    count = sum(len(value) for name, value in query.parameters.items() if name.startswith("probes")) // 8
+    assert f"Condition: (ivf_cluster in {count}-element set)" in standing.explain(query)
+    assert list(standing.search_with(vectors[17], params=SearchParams(nprobe=5))) == list(whole)
 
 
 def test_pages_follow_each_other_without_gaps(standing: Collection, vectors: np.ndarray) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cliphouse import IndexConfig, SearchParams
+from cliphouse import IndexConfig, SearchParams, queries_many
 from cliphouse.errors import UsageError
-from cliphouse.queries import by_index, exact, is_complete, scan
+from cliphouse.pipeline import delete, export, verify
+from cliphouse.queries import by_index, by_lists, exact, is_complete, scan
 from cliphouse.schema import create_table, from_comment, identifier, parse_index, to_comment
 from cliphouse.types import CollectionInfo, Query, shard_ranges
 
@@ -37,6 +38,24 @@ def test_scan_binds_the_rounded_target_beside_the_full_one() -> None:
 def test_the_index_search_looks_at_least_as_hard_as_k() -> None:
     assert "hnsw_candidate_list_size_for_search = 500" in by_index(INFO, TARGET, SearchParams(k=500)).sql
     assert "hnsw_candidate_list_size_for_search = 64" in by_index(INFO, TARGET, SearchParams(ef_search=64)).sql
+
+
+@pytest.mark.parametrize("count", [1, 15_000, 15_001, 28_285, 1_000_000])
+def test_no_list_of_clusters_is_too_long_for_a_field_of_a_server(count: int) -> None:
+    """By default it takes 128 KiB in one."""
+    probes = np.arange(count, dtype=np.uint32)
+    query = by_lists(INFO, TARGET, SearchParams(), lists="l", probes=probes, within=None, tail=None)
+    assert max(map(len, query.parameters.values())) <= 128 * 1024
+    pieces = [value for name, value in query.parameters.items() if name.startswith("probes")]
+    assert (np.frombuffer(bytes.fromhex("".join(pieces)), "<u4") == probes).all()
+    assert all(f"{{{name}:String}}" in query.sql for name in query.parameters)
+
+
+def test_no_list_of_ids_is_too_long_for_a_field_of_a_server() -> None:
+    longest = [-(2**63) + number for number in range(20_000)]
+    statements = [each.parameters for each in delete.by_ids(longest)]
+    statements.append({"ids": longest[: max(queries_many.IDS_AT_A_TIME, export._IDS_AT_ONCE, verify._ROWS_AT_ONCE)]})
+    assert max(len(str(each["ids"])) for each in statements) <= 128 * 1024
 
 
 def test_a_result_is_complete_only_below_the_horizon() -> None:

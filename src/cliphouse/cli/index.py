@@ -126,7 +126,7 @@ def _option(parameters: dict[str, Any]) -> str:
 
 def _as_it_is(state: IndexState) -> IndexConfig | IvfConfig:
     """What completes an index: of lists, any number of clusters will do but for a build that was broken off."""
-    return state.config if isinstance(state.config, IndexConfig) or state.building else IvfConfig()
+    return state.config if isinstance(state.config, IndexConfig) or state.effort is None else IvfConfig()
 
 
 def _choose(opened: Collection, column: Modality, recall: float) -> IndexKind | None:
@@ -158,8 +158,9 @@ def _build(opened: Collection, column: Modality, config: IndexConfig | IvfConfig
 def show(form: str, db: str, collection: str) -> None:
     """Show the indexes: their state, size, time to build, and what effort searches take.
 
-    An index is building, partial (new rows wait for `cliphouse index build`, and are compared one by one meanwhile), or
-    ready. The effort is ef_search for hnsw and nprobe for ivf; the recall is that which `cliphouse tune` found it for.
+    An index is building, empty (its build was broken off, and the same command goes on), partial (new rows wait for
+    `cliphouse index build`, and are compared one by one meanwhile), or ready. The effort is ef_search for hnsw and
+    nprobe for ivf; the recall is that which `cliphouse tune` found it for.
     """
     with open_collection(db, collection) as opened:
         states = opened.status().indexes

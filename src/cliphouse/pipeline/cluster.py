@@ -6,37 +6,39 @@ until then. One that is broken off goes on where it stopped. Lists that are ther
 
 from __future__ import annotations
 
-import threading
+import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse import catalog, clusters, ivf, notes, stream
+from cliphouse import attempts, catalog, clusters, ivf, notes, stream
 from cliphouse.clusters import Assigner, Clusters, Summary
 from cliphouse.engine import Engine
-from cliphouse.errors import EngineError, StorageFull, UsageError
+from cliphouse.errors import EngineError, UsageError
 from cliphouse.ivf import Lists
 from cliphouse.lists import (
     TableColumn,
     assigned_name,
     clusters_name,
-    computed,
-    copied,
     copy_rows,
     create_assigned,
     create_clusters,
     create_lists,
+    definitions,
     lists_name,
 )
+from cliphouse.pipeline.claim import Claim
+from cliphouse.pipeline.compact import to_one_part
 from cliphouse.pipeline.native import header, varint
+from cliphouse.pipeline.room import check_room
 from cliphouse.schema import identifier
-from cliphouse.types import CollectionInfo, IvfConfig, Progress, ProgressCallback, Query
+from cliphouse.types import CollectionInfo, IvfConfig, Progress, ProgressCallback
 
 #: Fewer rows are compared with each query in no time.
 MIN_ROWS = 1_000
@@ -46,7 +48,6 @@ _MAX_SAMPLE_ROWS = 1_000_000
 _SEGMENT_ROWS = 1_000_000
 #: New lists are built, and clusters trained again, when the collection has grown by this factor.
 _RETRAIN_GROWTH = 2.0
-_POLL_SECONDS = 0.2
 _TOPICS: tuple[notes.Topic, ...] = ("ready", "building", "tuned")
 
 
@@ -77,9 +78,22 @@ def build(
 
     Raises:
         UsageError: there are too few rows, or the lists have another number of clusters than asked for.
-        StorageFull: the disk has no room for one more copy of the vectors.
+        IndexBusy: another builder is at them.
+        NotEnoughSpace: the disk has no room for one more copy of the vectors.
         EngineError: ClickHouse failed; the same call again goes on.
     """
+    with Claim(engine, info.name, column) as claim:
+        _build(engine, info, column, config, claim, progress)
+
+
+def _build(
+    engine: Engine,
+    info: CollectionInfo,
+    column: str,
+    config: IvfConfig,
+    claim: Claim,
+    progress: ProgressCallback | None,
+) -> None:
     known = notes.read(engine, info.name)
     serving = ivf.find(engine, info, known, column)
     total = sum(each.rows for each in ivf.facts(engine, info.name, ivf.with_embedding(column)).values())
@@ -90,7 +104,7 @@ def build(
         )
     started = time.perf_counter()
     if serving and _can_grow(engine, info, serving, total):
-        job = _Job(engine, info, serving.build, column, progress)
+        job = _Job(engine, info, serving.build, column, claim, progress)
         job.update(serving)
         finished = serving.build
     else:
@@ -101,37 +115,41 @@ def build(
             )
         asked = config if config.nlist or serving is None else serving.build.config
         finished = _begin(engine, info, column, asked, known, total)
-        job = _Job(engine, info, finished, column, progress)
+        job = _Job(engine, info, finished, column, claim, progress)
         job.create(finished.nlist, total)
+        claim.check()
         notes.forget(engine, info.name, column, "ivf", "tuned")  # other clusters need another effort
+    claim.check()
     finished = replace(finished, seconds=finished.seconds + time.perf_counter() - started)
     notes.write(engine, info.name, column, "ivf", finished, "ready")
     notes.forget(engine, info.name, column, "ivf", "building")
-    ivf.drop(engine, info.name, column, but=finished.token)
+    ivf.drop(engine, info.name, column, but=[finished.token])
 
 
 def drop(engine: Engine, info: CollectionInfo, column: str) -> str:
     """Drop the lists of `column`, finished or not; return the name of the index.
 
     Raises:
+        IndexBusy: they are being built.
         UsageError: there are none.
     """
-    known = notes.read(engine, info.name)
-    noted = [topic for topic in _TOPICS if (column, "ivf", topic) in known]
-    for topic in noted:
-        notes.forget(engine, info.name, column, "ivf", topic)
-    if not ivf.drop(engine, info.name, column) and not noted:
+    with Claim(engine, info.name, column):
+        known = notes.read(engine, info.name)
+        noted = [topic for topic in _TOPICS if (column, "ivf", topic) in known]
+        for topic in noted:
+            notes.forget(engine, info.name, column, "ivf", topic)
+        dropped = ivf.drop(engine, info.name, column)
+    if not dropped and not noted:
         raise UsageError(f"{column} of {info.name!r} has no ivf index")
     return ivf.index_name(column)
 
 
 def _can_grow(engine: Engine, info: CollectionInfo, serving: Lists, total: int) -> bool:
     """Whether the lists can take in what has changed, so that nothing has to be trained and copied anew."""
-    columns = ivf.columns_of(engine, info.name)
+    wanted = definitions(ivf.columns_of(engine, info.name), serving.column)
     return (
         total < _RETRAIN_GROWTH * serving.build.rows
-        and {each.name for each in (*copied(columns, serving.column), *computed(columns, serving.column))}
-        <= serving.columns
+        and wanted <= definitions(ivf.columns_of(engine, serving.table), serving.column)
         and not ivf.was_changed(engine, info.name, serving.build)
     )
 
@@ -139,14 +157,28 @@ def _can_grow(engine: Engine, info: CollectionInfo, serving: Lists, total: int) 
 def _begin(
     engine: Engine, info: CollectionInfo, column: str, config: IvfConfig, known: notes.Notes, total: int
 ) -> notes.Build:
-    """The build that was broken off, if it is the same one, or a new one."""
+    """The build that was broken off, if it is the same one, or a new one, with empty tables.
+
+    Raises:
+        UsageError: there are too few rows for so many clusters.
+        NotEnoughSpace: there is no room for it; nothing is left of a new one.
+    """
     before = notes.build_of(known, column, "ivf", "building")
     wanted = config.nlist or clusters.count_for(total)
     same = before is not None and before.asked_nlist == config.nlist and total < _RETRAIN_GROWTH * before.rows
+    columns = ivf.columns_of(engine, info.name)
     if before and same and not ivf.was_changed(engine, info.name, before):
-        return before
+        lists = lists_name(info.name, column, before.token)
+        if definitions(columns, column) == definitions(ivf.columns_of(engine, lists), column):
+            check_room(engine, info, column, lists, total)
+            return before
     if wanted * 2 > total:
         raise UsageError(f"{total:,} rows are too few for {wanted:,} clusters; leave the number out")
+    serving = notes.build_of(known, column, "ivf", "ready")
+    kept = [serving.token] if serving else []
+    if before:
+        notes.forget(engine, info.name, column, "ivf", "building")
+    ivf.drop(engine, info.name, column, but=kept)
     source, mutation = ivf.origin(engine, info.name)
     begun = notes.Build(
         token=uuid.uuid4().hex[:8],
@@ -156,6 +188,14 @@ def _begin(
         nlist=wanted,
         asked_nlist=config.nlist,
     )
+    lists = lists_name(info.name, column, begun.token)
+    try:
+        engine.command(create_lists(lists, column, columns))
+        engine.command(create_clusters(clusters_name(lists)))
+        check_room(engine, info, column, lists, total)
+    except BaseException:
+        ivf.drop(engine, info.name, column, but=kept)
+        raise
     notes.write(engine, info.name, column, "ivf", begun, "building")
     return begun
 
@@ -164,17 +204,20 @@ class _Job:
     """One build, or one update, of the lists in `lists`."""
 
     def __init__(
-        self, engine: Engine, info: CollectionInfo, build: notes.Build, column: str, progress: ProgressCallback | None
+        self,
+        engine: Engine,
+        info: CollectionInfo,
+        build: notes.Build,
+        column: str,
+        claim: Claim,
+        progress: ProgressCallback | None,
     ) -> None:
-        self._engine, self._info, self._column, self._progress = engine, info, column, progress
+        self._engine, self._info, self._column, self._claim, self._progress = engine, info, column, claim, progress
         self._lists = lists_name(info.name, column, build.token)
         self._columns: Sequence[TableColumn] = ivf.columns_of(engine, info.name)
 
     def create(self, nlist: int, total: int) -> None:
         """Build from nothing, or from where an earlier attempt was broken off."""
-        self._check_room(total)
-        self._engine.command(create_lists(self._lists, self._column, self._columns))
-        self._engine.command(create_clusters(clusters_name(self._lists)))
         stored = ivf.read_clusters(self._engine, self._lists, self._info.dim)
         if stored.sizes.any():
             return  # only the note was missing
@@ -207,21 +250,21 @@ class _Job:
     def _sample(self, nlist: int, total: int) -> NDArray[np.float32]:
         """Unit vectors of rows taken evenly from the whole collection, by a hash of their ids."""
         wanted = min(total, nlist * clusters.SAMPLE_PER_CLUSTER, _MAX_SAMPLE_ROWS)
-        parts: list[NDArray[np.float32]] = []
+        # A little more, for a share of hashes is a share of rows only roughly, and room for yet more.
+        aimed = wanted if wanted == total else min(total, int(1.02 * wanted))
+        share = "true" if aimed == total else f"cityHash64(id, 7) % {2**32} < {2**32 * aimed // total}"
+        sample = np.empty((aimed + 6 * math.isqrt(aimed), self._info.dim), np.float32)
         taken = 0
 
         def take(block: stream.Block) -> None:
             nonlocal taken
-            parts.append(clusters.unit_rows(block.vectors))
-            taken += len(block.ids)
+            fitting = block.vectors[: len(sample) - taken]
+            sample[taken : taken + len(fitting)] = clusters.unit_rows(fitting)
+            taken += len(fitting)
             self._say("sampling", taken, wanted)
 
-        # A little more, for a share of hashes is a share of rows only roughly.
-        share = (
-            "true" if wanted == total else f"cityHash64(id, 7) % {2**32} < {int(2**32 * min(1, 1.02 * wanted / total))}"
-        )
         stream.vectors(self._engine, self._info, self._column, take, where=share)
-        return np.concatenate(parts)
+        return sample[:taken]
 
     def _segments(self, tail: str | None = None) -> list[_Segment]:
         """All rows, or those of `tail`, as runs of ids that are each copied in one go."""
@@ -247,8 +290,11 @@ class _Job:
                     continue
                 # What an attempt that was killed had copied of it may be any part.
                 self._forget(segment.ids)
-            with self._assigned(ids, numbers):
-                self._engine.command(copy_rows(self._info.name, self._lists, self._column, self._columns, segment.ids))
+            with self._assigned(ids, numbers) as assigned:
+                self._claim.check()
+                self._engine.command(
+                    copy_rows(self._info.name, self._lists, self._column, self._columns, segment.ids, assigned)
+                )
 
     def _assign(
         self, segment: _Segment, assigner: Assigner, summary: Summary, done: int, total: int
@@ -272,6 +318,7 @@ class _Job:
         return np.concatenate(ids), np.concatenate(numbers).astype(np.uint32)
 
     def _forget(self, condition: str) -> None:
+        self._claim.check()
         self._engine.command(
             f"DELETE FROM {identifier(self._lists)} WHERE {condition} SETTINGS lightweight_deletes_sync = 2"
         )
@@ -282,19 +329,27 @@ class _Job:
         return ivf.facts(self._engine, self._lists, segment.ids) == mine
 
     @contextmanager
-    def _assigned(self, ids: NDArray[np.int64], numbers: NDArray[np.uint32]) -> Iterator[None]:
-        """The assignments as a table, for as long as rows are copied."""
-        table = assigned_name(self._lists)
-        self._engine.command(f"DROP TABLE IF EXISTS {identifier(table)} SYNC")
-        self._engine.command(create_assigned(self._lists))
+    def _assigned(self, ids: NDArray[np.int64], numbers: NDArray[np.uint32]) -> Iterator[str]:
+        """The assignments as a table, by its name, for as long as rows are copied."""
+        table = assigned_name(self._lists, self._claim.token)
         block = [
             varint(2) + varint(len(ids)),
             header("id", "Int64") + ids.astype("<i8").tobytes(),
             header("cluster", "UInt32") + numbers.astype("<u4").tobytes(),
         ]
-        self._engine.insert_native(table, ("id", "cluster"), block)
-        yield
-        self._engine.command(f"DROP TABLE IF EXISTS {identifier(table)} SYNC")
+        with self._table(table, create_assigned(table)):
+            self._engine.insert_native(table, ("id", "cluster"), block)
+            yield table
+
+    @contextmanager
+    def _table(self, name: str, create: str) -> Iterator[None]:
+        """A table of this attempt alone; where dropping it fails, the end of a build does it."""
+        self._engine.command(create)
+        try:
+            yield
+        finally:
+            with suppress(EngineError):
+                attempts.drop(self._engine, name)
 
     # -- clusters -----------------------------------------------------------------------------------------------------
 
@@ -310,63 +365,19 @@ class _Job:
             header("radius", "Float32") + given.radii.astype("<f4").tobytes(),
             header("rows", "UInt64") + given.sizes.astype("<u8").tobytes(),
         ]
-        staged = f"{table}_new"
-        self._engine.command(f"DROP TABLE IF EXISTS {identifier(staged)} SYNC")
-        self._engine.command(create_clusters(staged))
-        self._engine.insert_native(staged, ("cluster", "centroid", "radius", "rows"), block)
-        self._engine.command(f"EXCHANGE TABLES {identifier(table)} AND {identifier(staged)}")
-        self._engine.command(f"DROP TABLE IF EXISTS {identifier(staged)} SYNC")
+        staged = f"{table}_{self._claim.token}"
+        with self._table(staged, create_clusters(staged)):
+            self._engine.insert_native(staged, ("cluster", "centroid", "radius", "rows"), block)
+            self._claim.check()
+            self._engine.command(f"EXCHANGE TABLES {identifier(table)} AND {identifier(staged)}")
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _merge(self, total: int) -> None:
-        """Merge the lists to one part: each part has ranges of its own to read for every cluster."""
-        done = threading.Event()
-        failures: list[BaseException] = []
+        def say(share: float) -> None:
+            self._say(f"{ivf.index_name(self._column)}: merging", int(share * total), total)
 
-        def watch() -> None:
-            try:
-                poll()
-            except BaseException as error:  # noqa: BLE001  # raised below, when the merge has stopped
-                failures.append(error)
-                self._engine.cancel()
-
-        def poll() -> None:
-            running = Query(
-                sql="SELECT max(progress) FROM system.merges\n"
-                "WHERE database = currentDatabase() AND table = {name:String}",
-                parameters={"name": self._lists},
-            )
-            while not done.wait(_POLL_SECONDS):
-                share = self._engine.query(running).rows[0][0] or 0
-                self._say(f"{ivf.index_name(self._column)}: merging", int(share * total), total)
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        if self._progress:
-            watcher.start()
-        try:
-            # Lists that are one part already are left as they are.
-            self._engine.command(
-                f"OPTIMIZE TABLE {identifier(self._lists)} FINAL SETTINGS optimize_skip_merged_partitions = 1"
-            )
-        except EngineError:
-            if not failures:
-                raise
-        finally:
-            done.set()
-            if self._progress:
-                watcher.join()
-        if failures:
-            raise failures[0]
-        self._say(f"{ivf.index_name(self._column)}: merging", total, total)
-
-    def _check_room(self, total: int) -> None:
-        """Room for the copy, and for the merge that writes it once more."""
-        needed = 2 * total * self._info.dim * (2 if self._info.storage == "bfloat16" else 4)
-        sql = "SELECT path, unreserved_space FROM system.disks WHERE name = 'default'"
-        found = self._engine.query(Query(sql=sql)).rows
-        if found and int(found[0][1]) < needed:
-            raise StorageFull(str(found[0][0]))
+        to_one_part(self._engine, self._lists, say if self._progress else None)
 
     def _on_round(self, done: int, total: int) -> None:
         self._say(f"{ivf.index_name(self._column)}: training", done, total, unit="rounds")

@@ -26,7 +26,7 @@ from cliphouse.statements import is_closed
 from cliphouse.types import ROWS_PER_SHARD, CollectionInfo, Progress, ProgressCallback, Query, shard_ranges
 
 #: The ids of one statement, as text, stay below the engine's limit on a query (256 KiB).
-_IDS_AT_ONCE = 8_000
+_IDS_AT_ONCE = 5_000
 #: Each range of ids in a condition costs a millisecond to analyse.
 _FEW_RUNS = 100
 #: The engine holds the ids that one statement deletes in memory.

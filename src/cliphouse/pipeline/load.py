@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from cliphouse import catalog, index, ready
+from cliphouse import attempts, catalog, index, ready
 from cliphouse.encoders import LAION_ENCODER, known_dim
 from cliphouse.engine import Engine, Work
 from cliphouse.errors import CliphouseError, DimensionMismatch, EngineError, ShardBusy, ShardError, UsageError
@@ -18,7 +18,6 @@ from cliphouse.pipeline.ledger import Entry
 from cliphouse.pipeline.read import open_shard
 from cliphouse.pipeline.rows import OpenShard
 from cliphouse.pipeline.settling import Settling
-from cliphouse.pipeline.staging import attempts, drop, sweep
 from cliphouse.reports import LoadReport
 from cliphouse.schema import (
     NEEDED_COLUMNS,
@@ -26,6 +25,7 @@ from cliphouse.schema import (
     deleted_name,
     identifier,
     ledger_name,
+    staging_prefix,
 )
 from cliphouse.types import CollectionInfo, LoadOptions, MergedShard, ProgressCallback, Query, Shard, Storage
 
@@ -135,7 +135,7 @@ class _Load:
         check_columns(self._info)
         self._check_indexes(opened.shards)
         ledger.prepare(self._engine, self._info.name)
-        sweep(self._engine, self._info.name)
+        attempts.sweep(self._engine, staging_prefix(self._info.name))
         outcomes = {number: _Outcome(error=error) for number, (_, error) in opened.broken.items()}
         for number, (source, error) in opened.broken.items():
             self._quarantine(number, source, error)
@@ -283,12 +283,12 @@ def _drop_orphans(engine: Engine, collection: str) -> None:
     found = {str(row[0]) for row in engine.query(Query(sql=sql, parameters={"names": names})).rows}
     if collection not in found:
         for table in found:
-            drop(engine, table)
+            attempts.drop(engine, table)
 
 
 def _drop_if_empty(engine: Engine, collection: str) -> None:
     """Drop a collection that has no rows; another loader may be about to bring some, or just have brought them."""
-    if attempts(engine, collection):
+    if attempts.found(engine, staging_prefix(collection)):
         return
     try:
         engine.command(f"DROP TABLE IF EMPTY {identifier(collection)} SYNC")
@@ -296,4 +296,4 @@ def _drop_if_empty(engine: Engine, collection: str) -> None:
         if error.name != "TABLE_NOT_EMPTY":
             raise
         return
-    drop(engine, ledger_name(collection))
+    attempts.drop(engine, ledger_name(collection))
