@@ -113,8 +113,8 @@ def probes_for(nprobe: int, k: int, share: float) -> int:
     """`nprobe` is enough for the ten nearest of all rows; what is enough for `k` of those that pass a filter.
 
     The `k` nearest of a `share` of the rows lie about as far as the k / share nearest of all, and those lie in more
-    clusters: by measurement, about as the fourth root (docs/decisions/0017-ivf.md). In steps, so that the pages of a
-    search mostly look into the same clusters. Eleven are asked for where ten are measured: see `trials.asked_k`.
+    clusters: by measurement, about as the fourth root (docs/decisions/0017-ivf.md). In steps, so that searches for
+    about as many look into the same clusters. Eleven are asked for where ten are measured: see `trials.asked_k`.
     """
     steps = math.ceil(math.log(max(1.0, k / 11 / share), 4))
     return math.ceil(nprobe * 4 ** (steps / 4))
@@ -171,8 +171,9 @@ def by_lists(
     the target as the column's type holds it, and a short list is ordered again by the target itself, as in `scan`.
     """
     vectors, columns = identifier(params.embedding_column), column_list(selected(params))
+    reach = params.offset + params.k
 
-    def nearest(table: str, *conditions: str | None) -> str:
+    def nearest(table: str, limit: int, *conditions: str | None) -> str:
         given = [condition for condition in conditions if condition]
         if params.where:
             given.append(f"({params.where}\n)")
@@ -180,14 +181,14 @@ def by_lists(
         return (
             f"SELECT {columns}, {vectors}, {rounded} AS rounded_distance\n"
             f"FROM {identifier(table)}\nWHERE {' AND '.join(given)}\n"
-            f"ORDER BY rounded_distance, id\nLIMIT {_near(params.offset + params.k)}\n"
+            f"ORDER BY rounded_distance, id\nLIMIT {limit}\n"
         )
 
     # A hint: granules are chosen by it, and their rows that belong to other clusters are as good as any.
     numbers, clusters = _numbers("probes", probes)
-    rows = nearest(lists, f"indexHint({identifier(CLUSTER_COLUMN)} IN {numbers})", within)
+    rows = nearest(lists, _near(reach), f"indexHint({identifier(CLUSTER_COLUMN)} IN {numbers})", within)
     if tail:
-        newer = nearest(info.name, tail, f"notEmpty({vectors})")
+        newer = nearest(info.name, shortlist(reach), tail, f"notEmpty({vectors})")
         rows = f"SELECT * FROM\n(\n{rows})\nUNION ALL\nSELECT * FROM\n(\n{newer})\n"
     sql = f"SELECT {columns}, {_distance(params, _vector('target', 'float32'))} AS distance\nFROM\n(\n{rows})\n"
     sql += "ORDER BY distance, id\n"

@@ -26,6 +26,8 @@ _CACHE_SHARE = 0.9
 _LEAST_COVERED = 0.5
 #: Reading more of the lists than this takes longer than reading the collection, which is stored in one run.
 _MOST_PROBED = 0.5
+#: So many pages look into the same clusters. A row that one page finds and the one before did not is on neither.
+_PAGES = 10
 #: Clusters that tell how many rows pass a filter.
 _SAMPLED_CLUSTERS = 64
 
@@ -100,7 +102,7 @@ def _plan_lists(engine: Engine, ready: Ready, lists: Lists, params: SearchParams
     share = _share(engine, lists, params.where) if params.where else 1.0
     if share is None:
         return SearchPlan(path="exact", reason=f"the index {lists.name} cannot tell what the filter leaves")
-    effort = queries.probes_for(base, params.offset + params.k, share)
+    effort = queries.probes_for(base, max(params.k, (params.offset + params.k) // _PAGES), share)
     if effort > _MOST_PROBED * len(lists.clusters) and not params.kind:
         rows = share * covered.total
         reason = (

@@ -66,6 +66,17 @@ def test_pages_follow_each_other_without_gaps(standing: Collection, vectors: np.
     assert [hit.id for page in pages for hit in page] == whole
 
 
+def test_pages_of_few_clusters_show_no_row_twice_and_none_out_of_order(
+    standing: Collection, vectors: np.ndarray
+) -> None:
+    for number in range(10):
+        pages = [standing.search(vectors[number], offset=offset) for offset in range(0, 100, 10)]
+        assert {page.plan.path for page in pages} == {"ivf"}
+        shown = [(hit.distance, hit.id) for page in pages for hit in page]
+        assert shown == sorted(set(shown))
+        assert len(shown) == 100
+
+
 def test_any_k_is_answered(standing: Collection, vectors: np.ndarray) -> None:
     for k in (1001, ROWS - 1, ROWS):
         assert_like_exact(standing, vectors[:1], k=k)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,18 @@ def test_files_that_hold_no_queries_are_refused(
     both = cliphouse("search", "a car", "--db", db, "--queries", tmp_path / "one.npy")
     assert both.code == 2
     assert cliphouse("search", "--sql", "--db", db, "--queries", tmp_path / "one.npy").code == 2
+
+
+def test_searches_that_fail_leave_the_statements_of_other_threads_alone(db: str, tmp_path: Path) -> None:
+    with Collection.open(db) as collection, ThreadPoolExecutor(1) as pool:
+        collection.load(write_rows(tmp_path, random_unit(50, 5)))
+        slow = Query(sql="SELECT sum(sleepEachRow(0.02)) FROM numbers(60) SETTINGS max_block_size = 1")
+        running = pool.submit(collection.engine.query, slow)
+        started = Query(sql="SELECT count() FROM system.processes WHERE query LIKE '%sleepEachRow%'")
+        while collection.engine.query(started).rows[0][0] < 2:  # this one is there too
+            assert not running.done()
+        for _ in range(3):
+            with pytest.raises(InvalidFilter):
+                collection.search_many(random_unit(2, 5), where="nope = 1")
+        assert not running.done()
+        assert running.result().rows == [(0,)]
