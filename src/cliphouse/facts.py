@@ -45,7 +45,10 @@ Shards = Mapping[int, ShardFacts]
 
 @dataclass(frozen=True, slots=True)
 class PartFacts:
-    """The rows of a part, and those that are hidden; `body` tells its files but for what hides rows, if they are old."""
+    """The rows of a part that are shown, and those that are hidden.
+
+    `body` tells its files, but for what hides rows; it is "" while they are too young to be told from others by age.
+    """
 
     body: str
     shown: Shards
@@ -161,9 +164,9 @@ def _parts(engine: Engine, table: str) -> list[_Part]:
     of_table = "database = currentDatabase() AND table = {name:String} AND active"
     sql = (
         "SELECT parts.name, hash_of_all_files, files.body FROM system.parts AS parts LEFT JOIN\n(\n"
-        "    SELECT name, if(max(column_modification_time) < now() - {settled:UInt32},\n"
-        "    hex(cityHash64(any(partition_id), any(min_block_number), any(max_block_number), any(rows), arraySort(groupArray((\n"
-        "    column, column_data_compressed_bytes, column_modification_time))))), '') AS body\n"
+        "    SELECT name, if(max(column_modification_time) < now() - {settled:Int32},\n"
+        "    hex(cityHash64(any(partition_id), any(min_block_number), any(max_block_number), any(rows),\n"
+        "    arraySort(groupArray((column, column_data_compressed_bytes, column_modification_time))))), '') AS body\n"
         f"    FROM system.parts_columns WHERE {of_table} AND column != '_row_exists' GROUP BY name\n"
         f") AS files ON files.name = parts.name\nWHERE {of_table} AND rows > 0 ORDER BY parts.name"
     )
