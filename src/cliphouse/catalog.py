@@ -40,6 +40,17 @@ def exists(engine: Engine, table: str) -> bool:
     return bool(_rows(engine, f"EXISTS {identifier(table)}")[0][0])
 
 
+def folder(engine: Engine, table: str) -> str:
+    """The folder of a table's data: one that was dropped and made again has another."""
+    found = _rows(
+        engine,
+        "SELECT data_paths FROM system.tables WHERE database = currentDatabase() AND name = {name:String}",
+        name=table,
+    )
+    paths = found[0][0] if found else []
+    return str(paths[0]).rstrip("/").rpartition("/")[2] if paths else ""
+
+
 def count_rows(engine: Engine, collection: str) -> int:
     """Rows in the table."""
     return int(_rows(engine, f"SELECT count() FROM {identifier(collection)}")[0][0])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from numpy.typing import ArrayLike
 
-from cliphouse import catalog, evaluate, functions, index, queries, ready, schema, tuning
+from cliphouse import catalog, evaluate, functions, index, ivf, queries, ready, schema, tuning
 from cliphouse.costs import Choice
 from cliphouse.encoders.access import ANYWHERE, ImageAccess
 from cliphouse.encoders.chosen import Chosen
@@ -444,6 +444,7 @@ class Collection:
             cluster.build(self.engine, info, name, config, progress)
         else:
             index.build(self.engine, info, name, config, progress)
+            ivf.remember(self.engine, info.name)  # its parts are others now
         return next(
             state
             for state in ready.states(self.engine, info)

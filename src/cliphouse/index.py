@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cliphouse import costs, notes
+from cliphouse import catalog, costs, notes
 from cliphouse.costs import Choice
 from cliphouse.engine import Engine, machine_memory_bytes
 from cliphouse.errors import EngineError, InsufficientMemory, UsageError
@@ -71,6 +71,11 @@ def definitions(engine: Engine, collection: str) -> dict[str, FoundIndex]:
     return found
 
 
+def identity(engine: Engine, collection: str, definition: IndexDefinition) -> str:
+    """What tells a graph from one of another table, or with other parameters, that has its name."""
+    return f"{catalog.folder(engine, collection)}: {describe(definition.config)}"
+
+
 def states(engine: Engine, collection: str, known: Notes | None = None) -> list[IndexState]:
     """The collection's graphs as they stand, by name; `known` tells what the engine does not remember of them."""
     indexes = definitions(engine, collection)
@@ -80,7 +85,10 @@ def states(engine: Engine, collection: str, known: Notes | None = None) -> list[
     building = _building(engine, collection)
     rows = sum(part.rows for part in parts)
     known = known or {}
-    curves = {column: notes.curve_of(known, column, "hnsw") for column in indexes}
+    curves = {
+        column: notes.curve_of(known, column, "hnsw", identity(engine, collection, found.definition))
+        for column, found in indexes.items()
+    }
     return sorted(
         (
             IndexState(

@@ -1,23 +1,26 @@
 """The inverted lists of a collection as they stand: which there are, and which rows they answer for.
 
 Nothing tells the lists when the collection changes: rows come by loading, by `add` and by SQL. So what they hold is
-compared with the collection, shard by shard, whenever the parts of either have changed. Rows that the lists do not hold
-as they are now are searched exactly, in the collection itself.
+compared with the collection, shard by shard, whenever the parts of either have changed: by the sums of hashes that
+`facts` keeps of each part. Rows that the lists do not hold as they are now are searched exactly, in the collection
+itself.
 """
 
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse import attempts, catalog, notes
+from cliphouse import attempts, catalog, facts, notes
 from cliphouse.clusters import Clusters
 from cliphouse.engine import Engine, arrow_table
-from cliphouse.lists import SAME_ROW, TableColumn, building_prefix, clusters_name, lists_name, shard_facts
+from cliphouse.facts import Known, Seen, ShardFacts
+from cliphouse.lists import TableColumn, building_prefix, clusters_name, lists_name, shard_ends
 from cliphouse.notes import Build, Notes
 from cliphouse.queries import default_nprobe
 from cliphouse.schema import CLUSTER_COLUMN, EMBEDDING_COLUMNS, identifier
@@ -31,16 +34,6 @@ _HARMLESS = re.compile(
 )
 #: The engine forgets all but so many mutations that are done (`finished_mutations_to_keep`).
 _MUTATIONS_KEPT = 100
-
-
-@dataclass(frozen=True, slots=True)
-class ShardFacts:
-    """What a table has of one shard; `sum` is over hashes."""
-
-    rows: int
-    first: int
-    last: int
-    sum: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +52,10 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Lists:
-    """An inverted-list index that can be searched. `shares` remembers how many rows pass a filter."""
+    """An inverted-list index that can be searched. `shares` remembers how many rows pass a filter.
+
+    `seen` is what the coverage was found by, None if the collection was changed in place.
+    """
 
     table: str
     column: str
@@ -67,7 +63,8 @@ class Lists:
     clusters: Clusters
     coverage: Coverage
     columns: frozenset[str]
-    shares: dict[str, float] = field(default_factory=dict)
+    seen: Seen | None
+    shares: OrderedDict[str, float] = field(default_factory=OrderedDict)
 
     @property
     def name(self) -> str:
@@ -109,20 +106,87 @@ def columns_of(engine: Engine, table: str) -> list[TableColumn]:
 
 def find(engine: Engine, info: CollectionInfo, known: Notes, column: str, before: Lists | None = None) -> Lists | None:
     """The lists of `column` that can be searched now; what `before` holds of the same build is not read again."""
-    build = notes.build_of(known, column, "ivf", "ready")
+    build = _ready(engine, info.name, known, column)
     if build is None:
         return None
     table = lists_name(info.name, column, build.token)
-    if not catalog.exists(engine, table) or not catalog.exists(engine, clusters_name(table)):
-        return None
     same = before is not None and before.build == build
+    columns = columns_of(engine, table)
+    seen = _compare(engine, info.name, column, build, columns, known, before.seen if before else None)
     return Lists(
         table=table,
         column=column,
         build=build,
         clusters=before.clusters if before and same else read_clusters(engine, table, info.dim),
-        coverage=coverage(engine, info, column, build),
-        columns=frozenset(each.name for each in columns_of(engine, table)) - {CLUSTER_COLUMN},
+        coverage=coverage(engine, info.name, column, seen),
+        columns=frozenset(each.name for each in columns) - {CLUSTER_COLUMN},
+        seen=seen,
+    )
+
+
+def remember(engine: Engine, collection: str, columns: Iterable[str] = EMBEDDING_COLUMNS) -> None:
+    """Note what the lists of `columns` and the collection hold, so that nobody has to read rows to compare them, and
+    up to which mutation no row was changed: the engine will forget those before."""
+    for column in columns:
+        known = notes.read(engine, collection)
+        build = _ready(engine, collection, known, column)
+        if build is None:
+            continue
+        _, mutation = origin(engine, collection)  # first: what comes later is not to be believed
+        listed = columns_of(engine, lists_name(collection, column, build.token))
+        if seen := _compare(engine, collection, column, build, listed, known):
+            note = notes.Facts(
+                token=build.token, mutation=mutation, content=seen.content, parts=facts.packed(seen.known)
+            )
+            notes.write(engine, collection, column, "ivf", note, "facts")
+
+
+def _ready(engine: Engine, collection: str, known: Notes, column: str) -> Build | None:
+    """The build that answers, with the last mutation that is known to have changed none of its rows."""
+    build = notes.build_of(known, column, "ivf", "ready")
+    if build is None:
+        return None
+    table = lists_name(collection, column, build.token)
+    if not catalog.exists(engine, table) or not catalog.exists(engine, clusters_name(table)):
+        return None
+    noted = notes.facts_of(known, column, build.token)
+    return replace(build, mutation=max(build.mutation, noted.mutation)) if noted else build
+
+
+def _compare(
+    engine: Engine,
+    collection: str,
+    column: str,
+    build: Build,
+    listed: list[TableColumn],
+    known: Notes,
+    before: Seen | None = None,
+) -> Seen | None:
+    """What the parts of a collection and of a build hold now; None if the collection was changed in place."""
+    if was_changed(engine, collection, build):
+        return None
+    return _see(engine, collection, column, build.token, listed, known, before)
+
+
+def _see(
+    engine: Engine,
+    collection: str,
+    column: str,
+    token: str,
+    listed: list[TableColumn],
+    known: Notes,
+    before: Seen | None = None,
+) -> Seen:
+    content = facts.content_of(columns_of(engine, collection), listed, column)
+    parts: Known = {}
+    if (noted := notes.facts_of(known, column, token)) and noted.content == content:
+        parts = noted.known
+    if before and before.content == content:
+        parts = {**parts, **before.known}
+    return Seen(
+        content,
+        facts.of_table(engine, collection, content, with_embedding(column), parts),
+        facts.of_table(engine, lists_name(collection, column, token), content, "true", parts),
     )
 
 
@@ -148,10 +212,10 @@ def sizes(engine: Engine, lists: str, count: int) -> NDArray[np.int64]:
     return found
 
 
-def facts(engine: Engine, table: str, condition: str = "true") -> dict[int, ShardFacts]:
-    """What a table has of each shard."""
-    rows = engine.query(Query(sql=shard_facts(table, condition))).rows
-    return {int(shard): ShardFacts(*map(int, found)) for shard, *found in rows}
+def ends(engine: Engine, table: str, condition: str = "true") -> dict[int, tuple[int, int, int]]:
+    """Of each shard in a table: its rows, and their first and last id."""
+    rows = engine.query(Query(sql=shard_ends(table, condition))).rows
+    return {int(shard): (int(count), int(first), int(last)) for shard, count, first, last in rows}
 
 
 def with_embedding(column: str) -> str:
@@ -159,22 +223,17 @@ def with_embedding(column: str) -> str:
     return f"notEmpty({identifier(column)})"
 
 
-def coverage(engine: Engine, info: CollectionInfo, column: str, build: Build) -> Coverage:
-    """Which rows of the collection the lists of a build hold as they are."""
-    lists = lists_name(info.name, column, build.token)
-    present, held = facts(engine, info.name, with_embedding(column)), facts(engine, lists)
+def coverage(engine: Engine, collection: str, column: str, seen: Seen | None) -> Coverage:
+    """Which rows of the collection the lists hold as they are."""
+    if seen is None:
+        return Coverage(rows=0, total=catalog.count_rows(engine, collection), within="false", tail="true")
+    present, copies = facts.total(seen.collection), facts.total(seen.lists)
     total = sum(each.rows for each in present.values())
-    if was_changed(engine, info.name, build):
-        return Coverage(rows=0, total=total, within="false", tail="true")
-    right: dict[int, ShardFacts] = {shard: each for shard, each in held.items() if present.get(shard) == each}
-    for shard in held.keys() & present.keys() - right.keys():
-        # Rows may have been added behind those that are held.
-        mine = held[shard]
-        inside = facts(engine, info.name, f"{with_embedding(column)} AND {between(mine.first, mine.last)}")
-        if inside.get(shard) == mine:
-            right[shard] = mine
+    right = dict(_right(engine, collection, column, seen, present, copies))
     rows = sum(each.rows for each in right.values())
-    doubtful = {shard for shard in held.keys() | present.keys() if shard not in right or present[shard] != right[shard]}
+    doubtful = {
+        shard for shard in copies.keys() | present.keys() if shard not in right or present[shard] != right[shard]
+    }
     runs = _runs(right, doubtful)
     if len(runs) > _MAX_RUNS:
         return Coverage(rows=0, total=total, within="false", tail="true")
@@ -182,33 +241,67 @@ def coverage(engine: Engine, info: CollectionInfo, column: str, build: Build) ->
     return Coverage(
         rows=rows,
         total=total,
-        within=None if len(right) == len(held) else f"({condition})",
+        within=None if len(right) == len(copies) else f"({condition})",
         tail=None if rows == total else f"NOT ({condition})",
     )
 
 
-def gone(engine: Engine, collection: str, lists: str, condition: str = "true") -> Iterator[str]:
-    """Conditions for rows that lists hold and the collection does not, of those of a condition: SQL deleted them."""
-    present = facts(engine, collection, condition)
-    for shard, held in facts(engine, lists).items():
-        if present.get(shard) != held:
-            ids = between(held.first, held.last)
-            there = f"SELECT {SAME_ROW} FROM {identifier(collection)} WHERE {ids} AND {condition}"
-            yield f"{ids} AND ({SAME_ROW}) NOT IN ({there})"
+def _right(
+    engine: Engine,
+    collection: str,
+    column: str,
+    seen: Seen,
+    present: Mapping[int, ShardFacts],
+    copies: Mapping[int, ShardFacts],
+) -> Iterator[tuple[int, ShardFacts]]:
+    """The shards of which the lists hold all rows from the first to the last that they hold, as they are."""
+    for shard, mine in copies.items():
+        if shard not in present:
+            continue
+        found: ShardFacts | None = present[shard]
+        if found != mine and found and found.rows > mine.rows:
+            # Rows may have been added before and behind those that are held.
+            found = facts.between(seen.collection, shard, mine.first, mine.last)
+            if found is None:
+                condition = f"{with_embedding(column)} AND {between(mine.first, mine.last)}"
+                found = facts.of_rows(engine, collection, seen.content, condition).get(shard)
+        if found == mine:
+            yield shard, mine
+
+
+def covered_now(engine: Engine, collection: str, lists: Lists) -> Coverage:
+    """The coverage of lists that have changed since they were found."""
+    columns = columns_of(engine, lists.table)
+    seen = _compare(engine, collection, lists.column, lists.build, columns, {}, lists.seen)
+    return coverage(engine, collection, lists.column, seen)
+
+
+def gone(engine: Engine, collection: str, lists: str, known: Notes) -> Iterator[str]:
+    """Conditions for rows that lists hold and the collection does not, or not as they are: SQL deleted them."""
+    column = next(each for each in EMBEDDING_COLUMNS if lists.startswith(lists_name(collection, each, "")))
+    token = lists.removeprefix(lists_name(collection, column, ""))
+    seen = _see(engine, collection, column, token, columns_of(engine, lists), known)
+    present, copies = facts.total(seen.collection), facts.total(seen.lists)
+    right = dict(_right(engine, collection, column, seen, present, copies))
+    for shard, mine in copies.items():
+        if shard not in right:
+            ids = between(mine.first, mine.last)
+            there = f"SELECT {seen.content} FROM {identifier(collection)} WHERE {ids} AND {with_embedding(column)}"
+            yield f"{ids} AND {seen.content} NOT IN ({there})"
 
 
 def origin(engine: Engine, collection: str) -> tuple[str, int]:
     """Which table the collection is now, and the number of its last mutation; one that is under way is yet to come."""
     known = _mutations(engine, collection)
     unfinished = [number for number, done, _ in known if not done]
-    last = min(unfinished) - 1 if unfinished else max((number for number, _, _ in known), default=0)
-    return _source(engine, collection), last
+    last = min(unfinished) - 1 if unfinished else max((number for number, _, _ in known), default=-1)
+    return catalog.folder(engine, collection), last
 
 
 def was_changed(engine: Engine, collection: str, build: Build) -> bool:
     """Whether rows may have been changed in place since a build began, or are another table's: then nobody knows which
     of its rows are still right."""
-    if _source(engine, collection) != build.source:
+    if catalog.folder(engine, collection) != build.source:
         return True
     known = _mutations(engine, collection)
     if any(number > build.mutation and not _HARMLESS.match(command) for number, _, command in known):
@@ -230,7 +323,7 @@ def states(engine: Engine, info: CollectionInfo, known: Notes) -> list[IndexStat
         lists = find(engine, info, known, column)
         if lists is None and building is None:
             continue
-        tuned = notes.curve_of(known, column, "ivf")
+        tuned = notes.curve_of(known, column, "ivf", lists.build.token if lists else "")
         total = lists.coverage.total if lists else catalog.count_rows(engine, info.name)
         found.append(
             IndexState(
@@ -288,14 +381,6 @@ def _runs(right: Mapping[int, ShardFacts], wrong: Iterable[int]) -> list[tuple[i
 
 def _any_between(numbers: NDArray[np.int64], first: int, last: int) -> bool:
     return bool(np.searchsorted(numbers, last, "right") > np.searchsorted(numbers, first, "left"))
-
-
-def _source(engine: Engine, collection: str) -> str:
-    """The folder of the table: one that was dropped and made again has another."""
-    sql = "SELECT data_paths FROM system.tables WHERE database = currentDatabase() AND name = {name:String}"
-    rows = engine.query(Query(sql=sql, parameters={"name": collection})).rows
-    paths = rows[0][0] if rows else []
-    return str(paths[0]).rstrip("/").rpartition("/")[2] if paths else ""
 
 
 def _mutations(engine: Engine, collection: str) -> list[tuple[int, bool, str]]:

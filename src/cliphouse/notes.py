@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeVar
 
-from cliphouse import catalog
+from cliphouse import catalog, facts
 from cliphouse.engine import Engine
+from cliphouse.facts import Known
 from cliphouse.lists import create_notes, notes_name
 from cliphouse.schema import identifier
 from cliphouse.types import IndexKind, IvfConfig, Query
 
 #: `ready`: the build that answers searches. `building`: one that is under way or was broken off. `tuned`: see `Curve`.
-Topic = Literal["ready", "building", "tuned"]
+#: `facts`: see `Facts`.
+Topic = Literal["ready", "building", "tuned", "facts"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +48,14 @@ class Build:
 class Curve:
     """What efforts were measured to reach: pairs of effort and recall@`k`, the lesser of text and picture queries.
 
-    `wanted` is the recall that searches are to have by themselves.
+    `wanted` is the recall that searches are to have by themselves. `of` names what was measured: the same efforts say
+    nothing of another graph or other lists.
     """
 
     wanted: float
     k: int
     points: Sequence[tuple[int, float]]
+    of: str = ""
 
     @property
     def own(self) -> int:
@@ -68,6 +75,31 @@ class Curve:
         return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What was known of the parts of a collection and of its lists, those of the build `token` (see `facts`).
+
+    `content` is the expression that was summed; `mutation` the last of the collection's mutations by which no row that
+    the lists hold was changed.
+    """
+
+    token: str
+    mutation: int
+    content: str
+    parts: str
+
+    @property
+    def known(self) -> Known:
+        """The facts, as far as they are understood."""
+        try:
+            return facts.unpacked(self.parts)
+        except (ValueError, TypeError):
+            _log.warning("the notes of parts cannot be read")
+            return {}
+
+
+Note = Build | Curve | Facts
+_N = TypeVar("_N", Build, Curve, Facts)
 Notes = Mapping[tuple[str, IndexKind, Topic], Mapping[str, Any]]
 
 
@@ -79,26 +111,46 @@ def read(engine: Engine, collection: str) -> Notes:
         f"SELECT column, kind, topic, argMax(note, noted_at) FROM {identifier(notes_name(collection))}\n"
         "GROUP BY column, kind, topic"
     )
-    found = engine.query(Query(sql=sql)).rows
-    return {(column, kind, topic): json.loads(note) for column, kind, topic, note in found if note}
+    found: dict[tuple[str, IndexKind, Topic], Mapping[str, Any]] = {}
+    for column, kind, topic, note in engine.query(Query(sql=sql)).rows:
+        try:
+            if note and isinstance(told := json.loads(note), dict):
+                found[column, kind, topic] = told
+        except ValueError:
+            _log.warning("the note %s of the %s index on %s cannot be read", topic, kind, column)
+    return found
 
 
 def build_of(notes: Notes, column: str, kind: IndexKind, topic: Literal["ready", "building"]) -> Build | None:
     """The build that is noted."""
+    return _noted(Build, notes, column, kind, topic)
+
+
+def curve_of(notes: Notes, column: str, kind: IndexKind, of: str) -> Curve | None:
+    """The efforts that were tuned for `of`."""
+    found = _noted(Curve, notes, column, kind, "tuned")
+    return found if found and found.of == of and found.points else None
+
+
+def facts_of(notes: Notes, column: str, token: str) -> Facts | None:
+    """What was noted of the lists of the build `token`."""
+    found = _noted(Facts, notes, column, "ivf", "facts")
+    return found if found and found.token == token else None
+
+
+def _noted(what: type[_N], notes: Notes, column: str, kind: IndexKind, topic: Topic) -> _N | None:
+    """A note as far as it is understood: a newer client may have written it."""
     note = notes.get((column, kind, topic))
-    return Build(**note) if note else None
-
-
-def curve_of(notes: Notes, column: str, kind: IndexKind) -> Curve | None:
-    """The efforts that were tuned."""
-    note = notes.get((column, kind, "tuned"))
-    if not note:
+    if note is None:
         return None
-    points = [(int(effort), float(recall)) for effort, recall in note["points"]]
-    return Curve(wanted=note["wanted"], k=note["k"], points=points)
+    try:
+        return what(**{each.name: note[each.name] for each in fields(what) if each.name in note})
+    except TypeError:
+        _log.warning("the note %s of the %s index on %s cannot be read", topic, kind, column)
+        return None
 
 
-def write(engine: Engine, collection: str, column: str, kind: IndexKind, note: Build | Curve, topic: Topic) -> None:
+def write(engine: Engine, collection: str, column: str, kind: IndexKind, note: Note, topic: Topic) -> None:
     """Note something; it replaces what was noted before."""
     _insert(engine, collection, column, kind, topic, json.dumps(asdict(note)))
 

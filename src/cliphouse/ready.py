@@ -12,7 +12,7 @@ from cliphouse.engine import Engine
 from cliphouse.index import FoundIndex
 from cliphouse.ivf import Lists
 from cliphouse.lists import lists_name, notes_name
-from cliphouse.notes import Curve
+from cliphouse.notes import Curve, Notes
 from cliphouse.schema import EMBEDDING_COLUMNS
 from cliphouse.types import CollectionInfo, IndexKind, IndexState, Query
 
@@ -22,11 +22,15 @@ _FRESH_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ready:
-    """The indexes of a collection by column. `parts_with_deletes` counts parts that hide rows which graphs know."""
+    """The indexes of a collection by column. `parts_with_deletes` counts parts that hide rows which graphs know.
+
+    Lists are those of the columns that were `looked_at`; of others, those that were there before.
+    """
 
     fingerprint: tuple[Any, ...]
     writes: int | None
-    looked_at: float
+    at: float
+    looked_at: frozenset[str]
     parts: int
     parts_with_deletes: int
     graphs: Mapping[str, FoundIndex]
@@ -35,43 +39,76 @@ class Ready:
 
 
 #: No index at all.
-NOTHING = Ready(fingerprint=(), writes=None, looked_at=0.0, parts=0, parts_with_deletes=0, graphs={}, lists={})
+NOTHING = Ready(
+    fingerprint=(),
+    writes=None,
+    at=0.0,
+    looked_at=frozenset(),
+    parts=0,
+    parts_with_deletes=0,
+    graphs={},
+    lists={},
+)
 
 
-def look(engine: Engine, info: CollectionInfo, before: Ready | None) -> Ready:
-    """What can answer now. If no part has changed since `before`, that is it: only the parts are asked for.
+def look(engine: Engine, info: CollectionInfo, column: str, before: Ready | None) -> Ready:
+    """What can answer searches in `column` now. If no part has changed since `before`, only the parts are asked for.
 
     Whatever changes rows or indexes, in this process or another, makes a part with a new name. To an embedded database
     nobody but this process writes, so that for a moment not even the parts are asked for.
     """
     writes, now = engine.writes(), time.monotonic()
+    known_column = before is not None and column in before.looked_at
     fresh = before is not None and writes is not None and before.writes == writes
-    if before is not None and fresh and now - before.looked_at < _FRESH_SECONDS:
+    if before is not None and known_column and fresh and now - before.at < _FRESH_SECONDS:
         return before
     fingerprint, parts, deleted = _parts(engine, info.name)
-    if before is not None and before.fingerprint == fingerprint:
-        return replace(before, writes=writes, looked_at=now)
+    unchanged = before is not None and before.fingerprint == fingerprint
+    if before is not None and unchanged and known_column:
+        return replace(before, writes=writes, at=now)
     known = notes.read(engine, info.name)
-    lists = {}
-    curves: dict[tuple[str, IndexKind], Curve] = {}
-    kinds: tuple[IndexKind, ...] = ("hnsw", "ivf")
-    for column in EMBEDDING_COLUMNS:
-        found = ivf.find(engine, info, known, column, before.lists.get(column) if before else None)
-        if found is not None:
-            lists[column] = found
-        for kind in kinds:
-            if curve := notes.curve_of(known, column, kind):
-                curves[column, kind] = curve
+    lists = dict(before.lists) if before else {}
+    found = ivf.find(engine, info, known, column, lists.pop(column, None))
+    if found is not None:
+        lists[column] = found
+    looked_at = before.looked_at | {column} if before and unchanged else frozenset({column})
+    graphs = index.definitions(engine, info.name)
     return Ready(
         fingerprint=fingerprint,
         writes=writes,
-        looked_at=now,
+        at=now,
+        looked_at=looked_at,
         parts=parts,
         parts_with_deletes=deleted,
-        graphs=index.definitions(engine, info.name),
+        graphs=graphs,
         lists=lists,
-        curves=curves,
+        curves=_curves(engine, info, known, graphs),
     )
+
+
+def identity(engine: Engine, info: CollectionInfo, column: str, kind: IndexKind) -> str:
+    """What tells the index that is there now from any other of its column and kind."""
+    if kind == "ivf":
+        build = notes.build_of(notes.read(engine, info.name), column, "ivf", "ready")
+        return build.token if build else ""
+    graph = index.definitions(engine, info.name).get(column)
+    return index.identity(engine, info.name, graph.definition) if graph else ""
+
+
+def _curves(
+    engine: Engine, info: CollectionInfo, known: Notes, graphs: Mapping[str, FoundIndex]
+) -> dict[tuple[str, IndexKind], Curve]:
+    """What was tuned of the indexes that are there."""
+    curves: dict[tuple[str, IndexKind], Curve] = {}
+    for column in EMBEDDING_COLUMNS:
+        build, graph = notes.build_of(known, column, "ivf", "ready"), graphs.get(column)
+        if build and (curve := notes.curve_of(known, column, "ivf", build.token)):
+            curves[column, "ivf"] = curve
+        if graph:
+            measured = index.identity(engine, info.name, graph.definition)
+            if curve := notes.curve_of(known, column, "hnsw", measured):
+                curves[column, "hnsw"] = curve
+    return curves
 
 
 def states(engine: Engine, info: CollectionInfo) -> list[IndexState]:

@@ -30,6 +30,8 @@ _MOST_PROBED = 0.5
 _PAGES = 10
 #: Clusters that tell how many rows pass a filter.
 _SAMPLED_CLUSTERS = 64
+#: Filters whose shares are remembered, the newest: those of a service may differ in every request.
+_SHARES_KEPT = 256
 
 
 def plan(engine: Engine, ready: Ready, params: SearchParams) -> SearchPlan:
@@ -139,7 +141,8 @@ def _share(engine: Engine, lists: Lists, where: str) -> float | None:
 
     None if the filter fails here: it may still be right, with a newer column than the lists have, or by the distance.
     """
-    if where not in lists.shares:
+    share = lists.shares.get(where)
+    if share is None:
         step = -(-len(lists.clusters) // _SAMPLED_CLUSTERS)
         sample = np.arange(step // 2, len(lists.clusters), step)
         sql = (
@@ -151,8 +154,10 @@ def _share(engine: Engine, lists: Lists, where: str) -> float | None:
             passed, rows = engine.query(query).rows[0]
         except EngineError:
             return None
-        lists.shares[where] = (int(passed) + 0.5) / (int(rows) + 1)
-    return lists.shares[where]
+        lists.shares[where] = share = (int(passed) + 0.5) / (int(rows) + 1)
+        while len(lists.shares) > _SHARES_KEPT:
+            lists.shares.popitem(last=False)
+    return share
 
 
 def statement(

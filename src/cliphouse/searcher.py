@@ -100,7 +100,7 @@ class Searcher:
         """What can answer now; an exact search needs no index, and does not look."""
         if params.exact:
             return self._ready or NOTHING
-        self._ready = ready.look(self._engine, info, self._ready)
+        self._ready = ready.look(self._engine, info, params.embedding_column, self._ready)
         return self._ready
 
     def _run_many(self, targets: list[Target], params: SearchParams) -> list[Hits]:

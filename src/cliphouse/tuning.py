@@ -79,8 +79,14 @@ def tune(
         if reason := tuner.unable():
             tuned.append(IndexTuning(name=name, kind=kind, unable=reason))
             continue
+        measured = ready.identity(engine, info, column, kind)
         points = tuner.points()
-        curve = Curve(wanted=options.recall, k=options.k, points=[(each.effort, each.recall) for each in points])
+        curve = Curve(
+            wanted=options.recall,
+            k=options.k,
+            points=[(each.effort, each.recall) for each in points],
+            of=measured,
+        )
         notes.write(engine, info.name, column, kind, curve, "tuned")
         reached = curve.effort(options.recall) is not None
         tuned.append(IndexTuning(name=name, kind=kind, points=points, effort=curve.own, reached=reached))

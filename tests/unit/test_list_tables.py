@@ -77,7 +77,7 @@ def test_a_copy_takes_the_columns_in_one_order_and_its_rows_alone() -> None:
 
 
 def test_names_are_quoted_wherever_they_stand() -> None:
-    for sql in (create_clusters("t"), create_notes("t"), shard_facts("t", "true")):
+    for sql in (create_clusters("t"), create_notes("t"), shard_facts("t", "id", "true")):
         assert "`t" in sql
     with pytest.raises(ValueError, match="a b"):
         create_clusters("a b")

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse import attempts, catalog, clusters, ivf, notes, stream
+from cliphouse import attempts, catalog, clusters, facts, ivf, notes, stream
 from cliphouse.clusters import Assigner, Clusters, Summary
 from cliphouse.engine import Engine
 from cliphouse.errors import EngineError, UsageError
@@ -48,7 +48,7 @@ _MAX_SAMPLE_ROWS = 1_000_000
 _SEGMENT_ROWS = 1_000_000
 #: New lists are built, and clusters trained again, when the collection has grown by this factor.
 _RETRAIN_GROWTH = 2.0
-_TOPICS: tuple[notes.Topic, ...] = ("ready", "building", "tuned")
+_TOPICS: tuple[notes.Topic, ...] = ("ready", "building", "tuned", "facts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _build(
 ) -> None:
     known = notes.read(engine, info.name)
     serving = ivf.find(engine, info, known, column)
-    total = sum(each.rows for each in ivf.facts(engine, info.name, ivf.with_embedding(column)).values())
+    total = sum(rows for rows, _, _ in ivf.ends(engine, info.name, ivf.with_embedding(column)).values())
     if serving and config.nlist not in (0, serving.build.nlist):
         raise UsageError(
             f"{column} has an ivf index with {serving.build.nlist} clusters; drop it first: "
@@ -117,11 +117,10 @@ def _build(
         finished = _begin(engine, info, column, asked, known, total)
         job = _Job(engine, info, finished, column, claim, progress)
         job.create(finished.nlist, total)
-        claim.check()
-        notes.forget(engine, info.name, column, "ivf", "tuned")  # other clusters need another effort
     claim.check()
     finished = replace(finished, seconds=finished.seconds + time.perf_counter() - started)
     notes.write(engine, info.name, column, "ivf", finished, "ready")
+    ivf.remember(engine, info.name, [column])
     notes.forget(engine, info.name, column, "ivf", "building")
     ivf.drop(engine, info.name, column, but=[finished.token])
 
@@ -233,10 +232,10 @@ class _Job:
     def update(self, serving: Lists) -> None:
         """Take in the rows that came, and let go of those that went."""
         summary = Summary.of(serving.clusters)
-        present = ivf.with_embedding(self._column)
-        for condition in ivf.gone(self._engine, self._info.name, self._lists, present):
+        known = notes.read(self._engine, self._info.name)
+        for condition in ivf.gone(self._engine, self._info.name, self._lists, known):
             self._forget(condition)
-        wrong = ivf.coverage(self._engine, self._info, self._column, serving.build)
+        wrong = ivf.covered_now(self._engine, self._info.name, serving)
         if wrong.tail is not None:
             self._copy(self._segments(wrong.tail), Assigner(serving.clusters.centroids), summary)
         self._merge(wrong.total)
@@ -270,13 +269,13 @@ class _Job:
         """All rows, or those of `tail`, as runs of ids that are each copied in one go."""
         condition = ivf.with_embedding(self._column) + (f" AND {tail}" if tail else "")
         runs: list[_Segment] = []
-        for each in ivf.facts(self._engine, self._info.name, condition).values():
+        for rows, first, last in ivf.ends(self._engine, self._info.name, condition).values():
             # Between two shards of a tail may be one that is held already.
             before = runs[-1] if runs and not tail else None
-            if before and before.rows + each.rows <= _SEGMENT_ROWS:
-                runs[-1] = _Segment(before.first, each.last, before.rows + each.rows)
+            if before and before.rows + rows <= _SEGMENT_ROWS:
+                runs[-1] = _Segment(before.first, last, before.rows + rows)
             else:
-                runs.append(_Segment(each.first, each.last, each.rows))
+                runs.append(_Segment(first, last, rows))
         return [piece for run in runs for piece in run.pieces()]
 
     def _copy(self, segments: Sequence[_Segment], assigner: Assigner, summary: Summary) -> None:
@@ -324,9 +323,11 @@ class _Job:
         )
 
     def _is_copied(self, segment: _Segment) -> bool:
+        listed = ivf.columns_of(self._engine, self._lists)
+        content = facts.content_of(self._columns, listed, self._column)
+        copies = facts.of_rows(self._engine, self._lists, content, segment.ids)
         condition = f"{ivf.with_embedding(self._column)} AND {segment.ids}"
-        mine = ivf.facts(self._engine, self._info.name, condition)
-        return ivf.facts(self._engine, self._lists, segment.ids) == mine
+        return bool(copies) and copies == facts.of_rows(self._engine, self._info.name, content, condition)
 
     @contextmanager
     def _assigned(self, ids: NDArray[np.int64], numbers: NDArray[np.uint32]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse import catalog, index, ivf
+from cliphouse import catalog, index, ivf, notes
 from cliphouse.engine import Engine, arrow_table
 from cliphouse.errors import EngineError, InvalidFilter, StorageFull, UsageError
 from cliphouse.reports import DeleteReport
@@ -178,6 +178,7 @@ def remove(
             {"names": [collection, *ivf.row_tables(engine, collection)]},
         )
         raise
+    ivf.remember(engine, collection)
     return total
 
 
@@ -240,6 +241,7 @@ def _delete_shards(
             forget(engine, remembered, each)
     for some in _chunks(known, _IDS_AT_ONCE):  # last: a shard that the ledger does not know must have no rows
         forget(engine, ledger, Selection(f"shard IN ({_listed(some)})"))
+    ivf.remember(engine, info.name)
     return DeleteReport(rows=rows, again=tuple(known))
 
 
@@ -250,13 +252,14 @@ def _purge(engine: Engine, info: CollectionInfo, progress: ProgressCallback | No
     Raises:
         StorageFull: the disk has no room for the largest part beside the old one.
     """
-    copies = ivf.row_tables(engine, info.name)
+    copies, known = ivf.row_tables(engine, info.name), notes.read(engine, info.name)
     for lists in copies:
-        for rows in ivf.gone(engine, info.name, lists):
+        for rows in ivf.gone(engine, info.name, lists, known):
             forget(engine, lists, Selection(rows))
     tables = (info.name, *copies)
     freed = sum(_mask(engine, table, progress) for table in tables)
     held = _wait_for_removal(engine, tables, progress)
+    ivf.remember(engine, info.name)
     if index.definitions(engine, info.name):
         index.protect(engine, info.name)
     return freed, held
