@@ -29,7 +29,7 @@ from benchmarks import facts, laion_like
 from benchmarks.files import HERE, read_parameters, say, write_result
 from cliphouse.clusters import count_for
 from cliphouse.cost_model import Model
-from cliphouse.costs import ivf_flops, ivf_read_bytes
+from cliphouse.costs import hnsw_read_bytes, ivf_flops, ivf_read_bytes
 from cliphouse.types import IndexConfig
 
 #: The coefficients, where the package reads them.
@@ -172,13 +172,15 @@ def _fit_hnsw(points: Sequence[Measured], cores: int, dim: int) -> dict[str, Any
     (build,) = least_squares([rows * np.log2(rows) / cores], [each["build_seconds"] for each in points])
     searches = [(each["rows"], one) for each in points for one in each["efforts"]]
     steps = [one["ef_search"] * math.log2(n) for n, one in searches]
-    base, step = least_squares([1, steps], [one["p50_seconds"] for _, one in searches])
+    reads = [hnsw_read_bytes(n, dim) for n, _ in searches]
+    base, step, byte = least_squares([1, steps, reads], [one["p50_seconds"] for _, one in searches])
     graph = [each["rows"] * IndexConfig().bytes_per_row(dim) for each in points]
     return {
         "hnsw_row": float(build),
         "hnsw_disk": float(np.mean([each["index_bytes"] / one for each, one in zip(points, graph, strict=True)])),
         "hnsw_base": float(base),
         "hnsw_step": float(step),
+        "hnsw_byte": float(byte),
         "hnsw_miss": fit_misses(((one["ef_search"], n, one["recall"]) for n, one in searches), 0, math.inf),
     }
 

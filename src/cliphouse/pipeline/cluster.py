@@ -40,8 +40,6 @@ from cliphouse.types import CollectionInfo, IvfConfig, Progress, ProgressCallbac
 
 #: Fewer rows are compared with each query in no time.
 MIN_ROWS = 1_000
-#: The sample is held in memory: with 512 dimensions, 2 KB a row.
-_MAX_SAMPLE_ROWS = 1_000_000
 #: Rows that are copied in one statement; their assignments are joined in memory.
 _SEGMENT_ROWS = 1_000_000
 #: New lists are built, and clusters trained again, when the collection has grown by this factor.
@@ -206,7 +204,7 @@ class _Job:
 
     def _sample(self, nlist: int, total: int) -> NDArray[np.float32]:
         """Unit vectors of rows taken evenly from the whole collection, by a hash of their ids."""
-        wanted = min(total, nlist * clusters.SAMPLE_PER_CLUSTER, _MAX_SAMPLE_ROWS)
+        wanted = min(total, clusters.sample_for(nlist))
         parts: list[NDArray[np.float32]] = []
         taken = 0
 
