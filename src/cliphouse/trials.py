@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -132,6 +132,17 @@ class Questions:
         total = sum(map(len, queries)) * len(conditions)
         new = sum(len(each) for each, _ in lacking)
         return found, TruthReport(queries=total, computed=new, seconds=time.perf_counter() - started)
+
+
+def halves(queries: QuerySet, truth: Neighbours) -> list[tuple[QuerySet, Neighbours]]:
+    """The queries with their neighbours, every other one apart; the second half has none where there is one query."""
+    return [
+        (
+            replace(queries, vectors=queries.vectors[half], rows=None if queries.rows is None else queries.rows[half]),
+            Neighbours(truth.ids[half], truth.distances[half]),
+        )
+        for half in (slice(0, None, 2), slice(1, None, 2))
+    ]
 
 
 @dataclass(slots=True, kw_only=True)

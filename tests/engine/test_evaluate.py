@@ -350,6 +350,9 @@ def test_the_command_says_what_is_missing_before_it_works(
 ) -> None:
     assert "ending in .svg" in cliphouse("evaluate", "--plot", tmp_path / "plot.txt").err
     assert "no directory" in cliphouse("evaluate", "--out", tmp_path / "none" / "a.json").err
+    assert f"{tmp_path} is a directory" in cliphouse("evaluate", "--out", tmp_path).err
+    only = cliphouse("evaluate", "--truth", "only", "--plot", tmp_path / "plot.svg")
+    assert (only.code, "nothing that --plot could draw" in only.err) == (2, True)
     assert "cannot read the queries" in cliphouse("evaluate", "--queries", tmp_path / "none.txt").err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     outcome = cliphouse("evaluate", "--plot", tmp_path / "plot.svg")

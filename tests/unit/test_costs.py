@@ -216,6 +216,47 @@ def _run() -> plan_fit.Run:
     return plan_fit.Run(**read_parameters("plan"))
 
 
+def test_points_of_other_sources_or_machines_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "exact-1000.json"
+    assert plan_fit.kept(_run(), "exact-1000", path, mixed=False) is None
+    path.write_text(json.dumps({"part": "exact", "rows": 1000, "stamp": plan_fit.stamp(_run(), "exact")}))
+    assert plan_fit.kept(_run(), "exact-1000", path, mixed=False) is not None
+    monkeypatch.setattr(plan_fit.facts, "machine", lambda: {"cores": 1000})
+    with pytest.raises(ValueError, match=r"exact-1000.json was measured with other machine; .*--mixed"):
+        plan_fit.kept(_run(), "exact-1000", path, mixed=False)
+    point = plan_fit.kept(_run(), "exact-1000", path, mixed=True)
+    assert point is not None
+    assert plan_fit.differing(_run(), "exact-1000", point) == {"machine"}
+    with pytest.raises(ValueError, match="other machine, parameters; remove it to measure again$"):
+        plan_fit.kept(replace(_run(), k=7), "exact-1000", path, mixed=True)
+
+
+def test_misses_of_the_model_are_visible() -> None:
+    result = {"model": plan_fit.committed(GOOD_LISTS, made_points(GOOD_LISTS, MACHINE), _run())}
+    assert plan_text.check_table(result, []) == "Not measured yet.\n"
+    asked = {"text": {"recall": 0.95, "p50_ms": 10_000.0}, "image": {"recall": 1.0, "p50_ms": 1.0}}
+    cost = plan(Wanted(rows=1_000_000), MACHINE, GOOD_LISTS)
+    built = {
+        "build_seconds": cost.cost("ivf").build_seconds,
+        "index_bytes": cost.cost("ivf").disk_bytes - cost.table_bytes,
+    }
+    memory = [{"process_bytes": cost.cost("ivf").memory_bytes}]
+    run = {
+        "machine": {"cores": 2, "memory_bytes": MACHINE.memory_bytes},
+        "parameters": {"rows": 500_000, "shards": 2, "dim": 512},
+        "systems": [{"name": "cliphouse_ivf", "build": built, "memory": memory, "efforts": [asked]}],
+    }
+    table = plan_text.check_table(result, [run])
+    assert [line.endswith("not met |") for line in table.splitlines() if line.startswith("| ivf")] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert "| ivf memory | 1,000,000 |" in table
+    assert table.endswith("1 of 4 are off by more than 25%: not met.\n")
+
+
 def test_least_squares_leaves_out_what_would_be_below_nothing() -> None:
     x = np.array([1.0, 2.0, 4.0])
     assert plan_fit.least_squares([1, x], 3 + 2 * x) == pytest.approx([3, 2])
@@ -258,6 +299,7 @@ def test_points_are_measured_on_a_real_collection(tmp_path: Path) -> None:
     job |= {"k": 10, "queries": 4, "query_seed": 2, "warm_up": 1}
     exact = plan_work.measure(job | {"part": "exact"})
     assert exact["cached"]["recall"] == 1  # among vectors as they are stored
+    assert exact["resident_bytes"] > 50e6
     assert exact["table_bytes"] > 500 * 4 * 512
     hnsw = plan_work.measure(job | {"part": "hnsw", "efforts": [{"ef_search": 10}, {"ef_search": 200}]})
     assert hnsw["memory_bytes"] == pytest.approx(500 * IndexConfig().bytes_per_row(512), rel=0.05)
