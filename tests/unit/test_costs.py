@@ -227,7 +227,7 @@ def test_points_of_other_sources_or_machines_are_refused(tmp_path: Path, monkeyp
     point = plan_fit.kept(_run(), "exact-1000", path, mixed=True)
     assert point is not None
     assert plan_fit.differing(_run(), "exact-1000", point) == {"machine"}
-    with pytest.raises(ValueError, match="other machine, parameters; remove it to measure again$"):
+    with pytest.raises(ValueError, match=r"other machine, parameters; remove it to measure again$"):
         plan_fit.kept(replace(_run(), k=7), "exact-1000", path, mixed=True)
 
 
