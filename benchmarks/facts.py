@@ -61,6 +61,22 @@ def data_files(directory: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def sources_digest(root: Path, patterns: Sequence[str]) -> str:
+    """A sum over the files that these patterns name.
+
+    Raises:
+        ValueError: one of them names none.
+    """
+    digest = hashlib.sha256()
+    for pattern in patterns:
+        paths = sorted(root.glob(pattern))
+        if not paths:
+            raise ValueError(f"{pattern} is no file of {root}")
+        for path in paths:
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
 def peak_memory_bytes() -> int:
     """The most memory this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

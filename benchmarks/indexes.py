@@ -286,14 +286,7 @@ def sources_digest(root: Path, *, ours: bool) -> str:
     Raises:
         ValueError: one of them is not there.
     """
-    digest = hashlib.sha256()
-    for pattern in (*SOURCES, *(OUR_SOURCES if ours else ())):
-        paths = sorted(root.glob(pattern))
-        if not paths:
-            raise ValueError(f"{pattern} is no file of {root}")
-        for path in paths:
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    return facts.sources_digest(root, (*SOURCES, *(OUR_SOURCES if ours else ())))
 
 
 def check_room(run: Run, scratch: Path) -> None:

@@ -15,10 +15,9 @@ from pathlib import Path
 from benchmarks import laion_like, plan_figures, plan_text
 from benchmarks.files import HERE, read_parameters, say
 from benchmarks.plan_fit import Run, measure
-from benchmarks.report import kind_of, newest_results
+from benchmarks.report import CHECKED, kind_of, newest_results
 from cliphouse.cost_model import fitted, measured_hardware
 
-_RUNS = ("indexes-1m", "indexes-4m")
 _PARTS = ("exact", "hnsw", "ivf")
 
 
@@ -29,7 +28,7 @@ def main() -> int:
     parser.add_argument("--parts", default=",".join(_PARTS), help="what of that to measure")
     parser.add_argument("--data", type=Path, help="a directory with the shard to measure; drawn if not given")
     parser.add_argument("--scratch", type=Path, default=laion_like.DATA / "plan", help="where databases are made")
-    parser.add_argument("--within", type=float, default=0.25, help="by how much the model may be off")
+    parser.add_argument("--within", type=float, default=plan_figures.WITHIN, help="by how much the model may be off")
     options = parser.parse_args()
     model, hardware = fitted(), measured_hardware()
     figures = []
@@ -44,10 +43,10 @@ def main() -> int:
         figures = plan_figures.of_points(points, run.dim, model, hardware)
     else:
         for _, result in newest_results(options.results):
-            if kind_of(result) == "indexes" and result["run"] in _RUNS:
+            if kind_of(result) == "indexes" and result["run"] in CHECKED:
                 figures += plan_figures.of_indexes(result, model, hardware)
     if not figures:
-        print(f"there is no result of {' or '.join(_RUNS)} in {options.results}; use --measure", file=sys.stderr)
+        print(f"there is no result of {' or '.join(CHECKED)} in {options.results}; use --measure", file=sys.stderr)
         return 2
     print(plan_text.figures_table(figures), end="")
     return int(plan_figures.worst(figures) > options.within)

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.index_figures import latency_at, named, p50_at
+from benchmarks.index_figures import latency_at, named, p50_at, process_bytes
 from cliphouse.cost_model import Hardware, Model
 from cliphouse.costs import Wanted, plan
 
 #: The recall at which latencies of indexes are compared, of text queries.
 RECALL = 0.95
 _INDEXES = ("hnsw", "ivf")
+#: By how much of a measurement the model may be off.
+WITHIN = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ def of_indexes(result: Mapping[str, Any], model: Model, hardware: Hardware) -> l
         if system:
             measured.append((f"{kind} build", system["build"]["build_seconds"]))
             measured.append((f"{kind} disk", system["build"]["index_bytes"]))
+            measured.append((f"{kind} memory", process_bytes(system)))
         if latency := p50_at(system, "text", RECALL):
             measured.append((f"{kind} latency", latency / 1000))
     return _figures([(what, rows, value) for what, value in measured], run["dim"], model, here)
@@ -57,6 +60,8 @@ def of_indexes(result: Mapping[str, Any], model: Model, hardware: Hardware) -> l
 
 def _of_point(point: Mapping[str, Any]) -> Iterable[tuple[str, float | None]]:
     part = point["part"]
+    if "stamp" in point and part != "machine":  # before, other work had been done in the process
+        yield f"{part} memory", point["resident_bytes"]
     if part == "exact":
         yield "load", point["load_seconds"]
         yield "table disk", point["table_bytes"]
@@ -84,6 +89,7 @@ def _predicted(what: str, rows: int, dim: int, model: Model, hardware: Hardware)
         "build": cost.build_seconds,
         "disk": cost.disk_bytes - found.table_bytes,
         "latency": cost.latency_seconds,
+        "memory": cost.memory_bytes,
     }[quantity]
 
 

@@ -1,11 +1,12 @@
 """Measure what the cost model of `cliphouse plan` is fitted to, fit it, and write the result and the coefficients.
 
     python -m benchmarks.plan_fit [RUN] [--data DIR] [--out DIR] [--scratch DIR] [--points exact-50000,...] [--shared]
-                                  [--fit-only] [--model FILE]
+                                  [--mixed] [--model FILE]
 
 Each point is measured in a process of its own and kept in SCRATCH/points, so that a run that was stopped, or is made
-in parts with `--points`, goes on there; the points of `--points` are measured anew. `--shared` says that other work was
-on the machine, which the result and the coefficients then say too.
+in parts with `--points`, goes on there; the points of `--points` are measured anew. Points from another machine, other
+sources or other packages are refused, unless `--mixed` takes them. `--shared` says that other work was on the machine.
+The result and the coefficients say both.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +31,7 @@ from benchmarks import facts, laion_like
 from benchmarks.files import HERE, read_parameters, say, write_result
 from cliphouse.clusters import count_for
 from cliphouse.cost_model import Model
-from cliphouse.costs import ivf_flops, ivf_read_bytes
+from cliphouse.costs import hnsw_read_bytes, ivf_flops, ivf_read_bytes
 from cliphouse.types import IndexConfig
 
 #: The coefficients, where the package reads them.
@@ -45,6 +47,14 @@ _NOTES = {
     "ivf": "`Collection.build_index(config=IvfConfig())`: inverted lists in tables, on disk",
 }
 Measured = Mapping[str, Any]
+#: What decides the figures of a point.
+_SOURCES = (
+    *(f"benchmarks/{name}.py" for name in ("laion_like", "plan_work", "systems", "truth", "watch")),
+    "src/cliphouse/**/*.py",
+)
+_PACKAGES = ("chdb", "chdb-core", "numpy")
+#: What `--mixed` allows to differ between points. Others answered another question.
+_MIXABLE = frozenset({"machine", "sources", "packages"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +99,47 @@ def measure(run: Run, name: str, data: Path, scratch: Path, *, shared: bool) -> 
         **json.loads(done.stdout.splitlines()[-1]),
         **facts.commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "stamp": stamp(run, part),
         "load_average": before,
         "shared": shared,
     }
+
+
+def stamp(run: Run, part: str) -> dict[str, Any]:
+    """What must be the same for two points to belong together, as it is now."""
+    asked = {each: getattr(run, each) for each in ("shard_rows", "seed", "k", "queries", "query_seed", "warm_up")}
+    now = {
+        "machine": facts.machine(),
+        "sources": facts.sources_digest(HERE.parent, _SOURCES),
+        "packages": {package: version(package) for package in _PACKAGES},
+        "parameters": asked | {"efforts": run.efforts[part]},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(now))  # as it will be read
+    return plain
+
+
+def kept(run: Run, name: str, path: Path, *, mixed: bool) -> dict[str, Any] | None:
+    """The point that was measured before, if one was.
+
+    Raises:
+        ValueError: on another machine, from other sources or with other packages, and not `mixed`; or other parameters.
+    """
+    if not path.exists():
+        return None
+    point: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    different = differing(run, name, point)
+    if different and not (mixed and different <= _MIXABLE):
+        advice = ", or take it as it is with --mixed" if different <= _MIXABLE else ""
+        raise ValueError(
+            f"{path} was measured with other {', '.join(sorted(different))}; remove it to measure again{advice}"
+        )
+    return point
+
+
+def differing(run: Run, name: str, point: Measured) -> set[str]:
+    """What of a point's stamp is not as it is now."""
+    known = point.get("stamp", {})
+    return {each for each, value in stamp(run, name.rpartition("-")[0]).items() if known.get(each) != value}
 
 
 def least_squares(columns: Sequence[ArrayLike], values: ArrayLike) -> NDArray[np.float64]:
@@ -157,7 +205,7 @@ def _fit_exact(points: Sequence[Measured], machine: Measured, cores: int, dim: i
     _, cold = least_squares([1, column], [each["cold"]["p50_seconds"] for each in points])
     return {
         "metadata_bytes": float(np.mean([each["table_bytes"] for each in points] / rows)) - 4 * dim,
-        "engine_bytes": float(min(each["resident_bytes"] for each in points)),
+        "engine_bytes": float(np.mean([each["resident_bytes"] for each in points])),
         "load_fixed": float(load_fixed),
         "load_row": float(load_row),
         "exact_base": float(base),
@@ -172,13 +220,15 @@ def _fit_hnsw(points: Sequence[Measured], cores: int, dim: int) -> dict[str, Any
     (build,) = least_squares([rows * np.log2(rows) / cores], [each["build_seconds"] for each in points])
     searches = [(each["rows"], one) for each in points for one in each["efforts"]]
     steps = [one["ef_search"] * math.log2(n) for n, one in searches]
-    base, step = least_squares([1, steps], [one["p50_seconds"] for _, one in searches])
+    reads = [hnsw_read_bytes(n, dim) for n, _ in searches]
+    base, step, byte = least_squares([1, steps, reads], [one["p50_seconds"] for _, one in searches])
     graph = [each["rows"] * IndexConfig().bytes_per_row(dim) for each in points]
     return {
         "hnsw_row": float(build),
         "hnsw_disk": float(np.mean([each["index_bytes"] / one for each, one in zip(points, graph, strict=True)])),
         "hnsw_base": float(base),
         "hnsw_step": float(step),
+        "hnsw_byte": float(byte),
         "hnsw_miss": fit_misses(((one["ef_search"], n, one["recall"]) for n, one in searches), 0, math.inf),
     }
 
@@ -236,6 +286,12 @@ def committed(model: Model, points: Sequence[Measured], run: Run) -> dict[str, A
         "commits": sorted({each["commit"][:12] for each in points}),
         "measured": max(each["date"] for each in points),
         "shared_machine": any(each["shared"] for each in points),
+        "mixed": sorted(
+            f"{name}: other {what}"
+            for each in points
+            for name in [f"{each['part']}-{each['rows']}"]
+            for what in differing(run, name, each)
+        ),
         "rows": {part: [each["rows"] for each in points if each["part"] == part] for part in PARTS},
     }
 
@@ -248,20 +304,24 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL_FILE, help="where the coefficients go")
     parser.add_argument("--scratch", type=Path, default=laion_like.DATA / "plan", help="where points are kept")
     parser.add_argument("--points", help="measure these anew and nothing else, with commas between; writes no result")
+    parser.add_argument("--mixed", action="store_true", help="take points as they are, and say so in the result")
     parser.add_argument("--shared", action="store_true", help="other work is on the machine")
     options = parser.parse_args()
     run = Run(**read_parameters(options.run))
-    kept = options.scratch / "points"
-    kept.mkdir(parents=True, exist_ok=True)
+    place = options.scratch / "points"
+    place.mkdir(parents=True, exist_ok=True)
+    if not options.points:
+        for name in run.points():  # first, so that nothing is measured in vain
+            kept(run, name, place / f"{name}.json", mixed=options.mixed)
     data = options.data or laion_like.cached(run.shard_rows, run.seed)
     for name in options.points.split(",") if options.points else run.points():
-        if options.points or not (kept / f"{name}.json").exists():
+        if options.points or not (place / f"{name}.json").exists():
             say(f"measuring {name}")
             point = measure(run, name, data, options.scratch, shared=options.shared)
-            (kept / f"{name}.json").write_text(json.dumps(point) + "\n", encoding="utf-8")
+            (place / f"{name}.json").write_text(json.dumps(point) + "\n", encoding="utf-8")
     if options.points:
         return
-    points = [json.loads((kept / f"{name}.json").read_text(encoding="utf-8")) for name in run.points()]
+    points = [json.loads((place / f"{name}.json").read_text(encoding="utf-8")) for name in run.points()]
     machine = facts.machine()
     package = committed(fit(points, machine["cores"], run.dim), points, run)
     options.model.write_text(json.dumps(package, indent=1) + "\n", encoding="utf-8")

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.plan_figures import Figure, of_points
+from benchmarks.plan_figures import WITHIN, Figure, of_indexes, of_points
 from benchmarks.text import opening, size, table
+from cliphouse.clusters import MAX_SAMPLE_ROWS, SAMPLE_PER_CLUSTER
 from cliphouse.cost_model import Hardware, Model, from_json
-from cliphouse.costs import Plan, Wanted, plan
+from cliphouse.costs import LONGEST_LISTS, Plan, Wanted, plan, trained_on
 from cliphouse.units import duration
 
 Result = Mapping[str, Any]
@@ -28,12 +29,21 @@ def short_table(result: Result) -> str:
     model, hardware = model_of(result), Hardware(**result["model"]["hardware"])
     blocks = [_laion(*each, hardware, model) for each in _LAION]
     rows = max(result["model"]["rows"]["exact"])
+    few = [
+        f"{trained_on(-(-total // count)):.1f} for {name} on {count} machine{'s' * (count > 1)}"
+        for name, total, _ in _LAION
+        for count in _MACHINES
+        if trained_on(-(-total // count)) < 0.9 * SAMPLE_PER_CLUSTER
+    ]
     return (
         "\n".join(blocks)
         + f"\nExtrapolated by the model, which was fitted to runs over up to {rows:,} rows on {hardware.cores} cores "
         f"({result['machine']['cpu']}): nobody measured this. It takes the metadata of a row to be "
         f"{_REAL_METADATA_BYTES:.0f} bytes larger than that of the drawn rows it was fitted to. One embedding is "
-        "indexed; at a recall of 0.95 for texts; all machines load and build at the same time.\n"
+        "indexed; at a recall of 0.95 for texts; all machines load and build at the same time. Clusters are "
+        f"trained on at most {MAX_SAMPLE_ROWS:,} rows: {SAMPLE_PER_CLUSTER} a cluster in what was measured, but "
+        f"{', '.join(few)}, which may cost recall that the model does not know of. Lists that take more than "
+        f"{duration(LONGEST_LISTS)} to build are not advised: take more machines.\n"
     )
 
 
@@ -80,11 +90,26 @@ def figures_table(figures: Sequence[Figure]) -> str:
                 each.what,
                 f"{each.rows:,}",
                 *(_shown(each.what, value) for value in (each.measured, each.predicted)),
-                f"{each.off:+.0%}",
+                f"{each.off:+.0%}" + (", not met" if abs(each.off) > WITHIN else ""),
             )
             for each in figures
         ],
     )
+
+
+def check_table(result: Result, runs: Sequence[Result]) -> str:
+    """The model against runs that it was not fitted to; "Not measured yet." if there are none."""
+    model, hardware = model_of(result), Hardware(**result["model"]["hardware"])
+    figures = [each for run in runs for each in of_indexes(run, model, hardware)]
+    if not figures:
+        return "Not measured yet.\n"
+    missed = sum(abs(each.off) > WITHIN for each in figures)
+    met = (
+        f"{missed} of {len(figures)} are off by more than {WITHIN:.0%}: not met."
+        if missed
+        else f"All are within {WITHIN:.0%}."
+    )
+    return f"{figures_table(figures)}\n{met}\n"
 
 
 def section(file_name: str, result: Result) -> str:
@@ -99,6 +124,7 @@ def section(file_name: str, result: Result) -> str:
         f"data: the first rows of a shard of {run['shard_rows']:,}, seed {run['seed']}; {run['queries']} texts that it "
         "does not hold",
         "other work was on the machine while points were measured" if model["shared_machine"] else "a quiet machine",
+        *(["points of different machines, sources or packages"] if model.get("mixed") else []),
         f"commits of the points: {', '.join(model['commits'])}",
     )
     return "\n".join(
@@ -117,4 +143,4 @@ def model_of(result: Result) -> Model:
 
 
 def _shown(what: str, value: float) -> str:
-    return size(value) if what.endswith("disk") else duration(value)
+    return size(value) if what.endswith(("disk", "memory")) else duration(value)

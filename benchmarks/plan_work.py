@@ -1,9 +1,11 @@
 """One measured point for the cost model, in a process of its own, because a process can open one database.
 
     python -m benchmarks.plan_work JOB.json
+    python -m benchmarks.plan_work --resident JOB.json
 
 The job names a `part`, the `rows` to take from the head of the shard in `data`, and a `place` for the database, which
-is removed at the end. What was measured goes to standard output as JSON.
+is removed at the end. What was measured goes to standard output as JSON. Memory is that of one more process, which does
+nothing but open the database and search.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +24,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks import laion_like, truth
+from benchmarks.files import HERE
 from benchmarks.systems import settle
+from benchmarks.watch import memory
 from cliphouse import Collection, Hits, IndexConfig, SearchParams, types
 from cliphouse.clusters import Assigner, unit_rows
 from cliphouse.costs import met_centroids
@@ -118,7 +123,9 @@ def measure(job: Job) -> dict[str, Any]:
             point = Point(collection, job, np.load(source / "img_emb_0.npy", mmap_mode="r"))
             told = _PARTS[job["part"]](point, job)
             known = {"part": job["part"], "rows": job["rows"], "engine": collection.engine.capabilities.version}
-            return {**known, "load_seconds": load_seconds, **told}
+        if job["part"] != "machine":
+            told["resident_bytes"] = _resident_bytes(job)
+        return {**known, "load_seconds": load_seconds, **told}
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -126,11 +133,9 @@ def measure(job: Job) -> dict[str, Any]:
 def _exact(point: Point, _: Job) -> dict[str, Any]:
     status = point.collection.status()
     paged = point.first()
-    resident = _resident_bytes()
     return {
         "table_bytes": status.total_bytes,
         "column_bytes": status.disk_bytes["image_embedding"],
-        "resident_bytes": resident,
         "paged": paged,
         "cold": point.first(cold=True),
         "cached": point.ask("exact", {}),
@@ -181,9 +186,25 @@ def _table_bytes(collection: Collection) -> int:
     return int(collection.engine.query(types.Query(sql=sql)).rows[0][0])
 
 
-def _resident_bytes() -> int:
-    (line,) = (each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
+def _resident_bytes(job: Job) -> int:
+    """Memory of a process of its own that searches what the job has made, without mapped files."""
+    path = Path(job["place"]) / "resident.json"
+    path.write_text(json.dumps(job), encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks.plan_work", "--resident", str(path)]
+    return int(subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=True).stdout)
+
+
+def resident(job: Job) -> int:
+    """What this process holds after the job's searches; exact ones are each the first, which fills no cache."""
+    queries = laion_like.text_queries(job["warm_up"] + job["queries"], job["query_seed"])
+    options: dict[str, Any] = {"exact": True}
+    if job["part"] != "exact":
+        options = {"kind": job["part"], **job["efforts"][-1]}
+    with Collection.open(Path(job["place"]) / "db") as collection:
+        for vector in queries:
+            asked = Collection(collection.engine, collection.name) if job["part"] == "exact" else collection
+            asked.search_with(vector, params=SearchParams(k=job["k"], **options))
+        return memory(os.getpid())["RssAnon"]
 
 
 _PARTS: Mapping[str, Callable[[Point, Job], dict[str, Any]]] = {
@@ -195,7 +216,8 @@ _PARTS: Mapping[str, Callable[[Point, Job], dict[str, Any]]] = {
 
 
 def main() -> None:
-    print(json.dumps(measure(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))))
+    job = json.loads(Path(sys.argv[-1]).read_text(encoding="utf-8"))
+    print(json.dumps(resident(job) if sys.argv[1] == "--resident" else measure(job)))
 
 
 if __name__ == "__main__":

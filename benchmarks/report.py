@@ -46,6 +46,9 @@ _FURTHER: Mapping[str, Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "plan": {"fit": plan_text.fit_table},
 }
 
+#: The runs that the cost model is held to.
+CHECKED = ("indexes-1m", "indexes-4m")
+
 ResultFile = tuple[Path, Mapping[str, Any]]
 
 
@@ -91,10 +94,14 @@ def with_tables(
 ) -> str:
     """`page` with each table that it marks; `name` is its own, for the message. `awaited` runs have no result yet."""
     tables: dict[str, Callable[[], str]] = {}
-    for _, result in results:
+    known = [result for _, result in results]
+    for result in known:
         tables[result["run"]] = partial(_texts(result).short_table, result)
         for table, render_table in _FURTHER.get(kind_of(result), {}).items():
             tables[f"{result['run']}-{table}"] = partial(render_table, result)
+        if kind_of(result) == "plan":
+            checked = [each for each in known if each["run"] in CHECKED]
+            tables[f"{result['run']}-check"] = partial(plan_text.check_table, result, checked)
 
     def block(match: re.Match[str]) -> str:
         asked = match.group(2)

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 #: Rows of a sample for each cluster that is trained on it; more moves the centroids no further.
 SAMPLE_PER_CLUSTER = 40
+#: The sample is held in memory: with 512 dimensions, 2 KB a row. Beyond some 39 million rows it gives clusters fewer.
+MAX_SAMPLE_ROWS = 1_000_000
+#: Rounds of training.
+ROUNDS = 8
 #: A row's nearest centroid is looked for among those that count its coarse cell among the nearest of this share.
-_CELL_SHARE = 8
-_ROUNDS = 8
+CELL_SHARE = 8
 _BLOCK_ROWS = 16_384
 #: What a cluster's radius adds to its score, by measurement: docs/decisions/0017-ivf.md. The best of a cluster lies
 #: about three standard deviations from its centroid, and one in the direction of a query is a fifteenth of the radius.
@@ -79,7 +82,7 @@ class Assigner:
         self.centroids, self._bias = centroids, _half_squares(centroids)
         self.cells = cells = _coarse_cells(centroids)
         self._cell_bias = _half_squares(cells)
-        count = -(-len(cells) // _CELL_SHARE)
+        count = -(-len(cells) // CELL_SHARE)
         score = centroids @ cells.T - self._cell_bias
         nearest = np.argpartition(-score, count - 1, axis=1)[:, :count]
         homes = np.zeros(score.shape, np.bool_)
@@ -120,12 +123,12 @@ def train(
         raise ValueError(f"{count} clusters cannot be trained on {len(sample)} rows")
     rng = np.random.default_rng(seed)
     centroids = sample[rng.permutation(len(sample))[:count]].copy()
-    for done in range(_ROUNDS):
+    for done in range(ROUNDS):
         if on_round:
-            on_round(done, _ROUNDS)
+            on_round(done, ROUNDS)
         centroids = _means(sample, Assigner(centroids).assign(sample), centroids, rng)
     if on_round:
-        on_round(_ROUNDS, _ROUNDS)
+        on_round(ROUNDS, ROUNDS)
     cells = _coarse_cells(centroids)
     cells = cells[_line_up(cells, rng)]
     home = np.argmax(centroids @ cells.T - _half_squares(cells), axis=1)
@@ -139,6 +142,11 @@ def train(
 def count_for(rows: int) -> int:
     """How many clusters suit so many rows: four times the root, as usual, if there are rows to train them."""
     return max(1, min(rows // SAMPLE_PER_CLUSTER, round(4 * math.sqrt(rows))))
+
+
+def sample_for(count: int) -> int:
+    """Rows that so many clusters are trained on, if there are as many."""
+    return min(count * SAMPLE_PER_CLUSTER, MAX_SAMPLE_ROWS)
 
 
 class Summary:
@@ -184,7 +192,7 @@ def _coarse_cells(centroids: NDArray[np.float32]) -> NDArray[np.float32]:
     """The centres of as many cells as the root of the centroids' number, by k-means over the centroids."""
     rng = np.random.default_rng(0)
     cells = centroids[rng.permutation(len(centroids))[: max(1, round(math.sqrt(len(centroids))))]].copy()
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         cells = _means(centroids, np.argmax(centroids @ cells.T - _half_squares(cells), axis=1), cells, rng)
     return cells
 

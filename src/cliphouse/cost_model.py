@@ -50,7 +50,8 @@ class Model:
     system's cache; from a cold disk it reads at `disk_share` of that disk's speed.
 
     hnsw: `hnsw_row` builds a row for each doubling of the rows, and a byte of the graph in memory is `hnsw_disk` on
-    disk. A search takes `hnsw_base`, and `hnsw_step` for each candidate of its list and each doubling of the rows.
+    disk. A search takes `hnsw_base`, `hnsw_step` for each candidate of its list and each doubling of the rows, and
+    `hnsw_byte` for a byte of the table, where what it found is compared again.
 
     ivf: a build takes `ivf_fixed`, `ivf_row` a row, and `ivf_flop` for a multiplication or addition; its bytes are
     `ivf_disk` times those of the vectors. A search takes `ivf_base`, `ivf_list` a list, and `ivf_byte` a byte it reads.
@@ -72,6 +73,7 @@ class Model:
     hnsw_disk: float
     hnsw_base: float
     hnsw_step: float
+    hnsw_byte: float = 0.0
     hnsw_miss: tuple[float, float, float]
     ivf_fixed: float
     ivf_row: float

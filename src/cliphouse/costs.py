@@ -6,10 +6,10 @@ Each quantity is a small formula with fitted coefficients. docs/decisions/0018-c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from cliphouse.clusters import SAMPLE_PER_CLUSTER, count_for
+from cliphouse.clusters import CELL_SHARE, ROUNDS, count_for, sample_for
 from cliphouse.cost_model import Hardware, Model, fitted, measured_hardware
 from cliphouse.errors import UsageError
 from cliphouse.types import MAX_DIM, MAX_EF_SEARCH, MIN_DIM, IndexConfig, SearchPath
@@ -25,14 +25,16 @@ COLUMN_SHARE, PAGE_SHARE, GRAPH_SHARE = 0.225, 0.6, 0.30
 BUILD_OVERHEAD, BUILD_SHARE = 1.25, 0.80
 #: An advised graph is built within so many seconds, and answers this many times as fast as lists on disk.
 LONGEST_BUILD, WORTH_A_GRAPH = 3600.0, 1.5
+#: Advised lists are built within so many seconds.
+LONGEST_LISTS = 7 * 86_400.0
 #: An index that is not this much faster than the scan is not worth having.
 WORTH_AN_INDEX = 1.25
 #: Loading and building write each byte twice: in small parts, and merged.
 WRITTEN_TIMES = 2.0
-#: How an ivf index is built: rounds of training, on so many rows at most, and the share of centroids a row meets.
-_ROUNDS, _SAMPLE_ROWS, _MET_SHARE = 8, 1_000_000, 1 / 8
 #: The least that a search through a graph looks at.
 _LEAST_EF = 10
+#: What a search through a graph finds, it compares once more with all that is stored beside it: so many rows.
+FOUND, GRANULE_ROWS = 10, 8192
 #: Bytes of a number of a vector in the table.
 _NUMBER = 2
 #: What nobody measured, and is assumed: one random read of a disk, one at a time for each core; asking
@@ -147,7 +149,7 @@ def plan(wanted: Wanted, hardware: Hardware, model: Model | None = None) -> Plan
         table_bytes=_table_bytes(wanted, model),
         load_seconds=_load_seconds(wanted, hardware, model),
         costs=costs,
-        choice=_choice(wanted, *costs),
+        choice=_choice(wanted, hardware, model, *costs),
     )
 
 
@@ -157,12 +159,28 @@ def ivf_flops(rows: int, dim: int) -> float:
     In each round of training the rows of the sample are assigned, and then all rows.
     """
     count = count_for(rows)
-    return 2.0 * dim * met_centroids(count) * (rows + _ROUNDS * min(SAMPLE_PER_CLUSTER * count, _SAMPLE_ROWS))
+    return 2.0 * dim * met_centroids(count) * (rows + ROUNDS * sample_for(count))
 
 
 def met_centroids(count: int) -> float:
     """Vectors that a row is compared with to be assigned: centres of root-many coarse cells, and some centroids."""
-    return math.sqrt(count) + count * _MET_SHARE
+    return math.sqrt(count) + count / CELL_SHARE
+
+
+def trained_on(rows: int) -> float:
+    """Rows of the sample for each cluster: fewer than `SAMPLE_PER_CLUSTER` where the sample is as large as may be."""
+    count = count_for(rows)
+    return sample_for(count) / count
+
+
+def hnsw_read_bytes(rows: int, dim: int) -> float:
+    """Bytes that a search through a graph reads of the table: the granules that hold what it found.
+
+    More of them with more rows, until each row that is found lies in one of its own.
+    """
+    granules = max(1.0, rows / GRANULE_ROWS)
+    met = granules * (1 - (1 - 1 / granules) ** FOUND)
+    return min(rows, GRANULE_ROWS) * met * dim * _NUMBER
 
 
 def ivf_read_bytes(rows: int, dim: int, share: float) -> float:
@@ -228,6 +246,11 @@ def _hnsw(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
     rows, scale = wanted.rows_each, wanted.dim / model.dim
     graph = float(rows * IndexConfig().bytes_per_row(wanted.dim))
     doublings = math.log2(max(rows, 2))
+    again = hnsw_read_bytes(rows, wanted.dim)
+    reading = model.hnsw_byte * again
+    place: Place = "memory"
+    if graph + _column_bytes(wanted) > PAGE_SHARE * hardware.memory_bytes:
+        place, reading = "disk", max(reading, again / (hardware.disk_read * model.disk_share))
     effort = max(_LEAST_EF, math.ceil(min(_effort(model.hnsw_miss, wanted), MAX_EF_SEARCH + 1)))
     room = min(GRAPH_SHARE, BUILD_SHARE / BUILD_OVERHEAD) * hardware.memory_bytes
     missing = ""
@@ -244,9 +267,9 @@ def _hnsw(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
         build_seconds=max(
             model.hnsw_row * rows * doublings * scale / hardware.cores, graph * model.hnsw_disk / hardware.disk_write
         ),
-        latency_seconds=model.hnsw_base + model.hnsw_step * effort * doublings * scale + _merging(wanted),
-        reads="memory",
-        effort=effort,
+        latency_seconds=model.hnsw_base + model.hnsw_step * effort * doublings * scale + reading + _merging(wanted),
+        reads=place,
+        effort=effort if effort <= MAX_EF_SEARCH else None,
         missing=missing,
     )
 
@@ -280,8 +303,13 @@ def _ivf(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
     )
 
 
-def _choice(wanted: Wanted, exact: Cost, hnsw: Cost, ivf: Cost) -> Choice:
-    """The scan if no index is much faster; the graph if it fits, is soon built and pays; else the lists."""
+def _choice(wanted: Wanted, hardware: Hardware, model: Model, exact: Cost, hnsw: Cost, ivf: Cost) -> Choice:
+    """The scan if no index is much faster; the graph if it fits, is soon built and pays; else the lists, if they are
+    built in a time that one can wait."""
+    if not ivf.missing and ivf.build_seconds > LONGEST_LISTS:
+        ivf = replace(ivf, missing=_too_long(wanted, hardware, model, ivf))
+    if not hnsw.missing and hnsw.build_seconds > LONGEST_LISTS:
+        hnsw = replace(hnsw, missing=f"it would take {duration(hnsw.build_seconds)} to build")
     possible = [each for each in (hnsw, ivf) if not each.missing]
     scan = f"an exact scan of {wanted.rows_each:,} rows takes {duration(exact.latency_seconds)}"
     if not possible:
@@ -304,3 +332,14 @@ def _choice(wanted: Wanted, exact: Cost, hnsw: Cost, ivf: Cost) -> Choice:
         f"{gain}, hnsw {duration(hnsw.latency_seconds)}, whose graph fits in {size(hnsw.memory_bytes)} of memory; "
         f"it takes {builds}",
     )
+
+
+def _too_long(wanted: Wanted, hardware: Hardware, model: Model, ivf: Cost) -> str:
+    """That lists take long to build, and how many machines would not: twice as many until it is enough."""
+    long = f"it would take {duration(ivf.build_seconds)} to build"
+    more = wanted
+    while more.machines < min(wanted.rows, MAX_MACHINES):
+        more = replace(more, machines=min(2 * more.machines, MAX_MACHINES))
+        if (shorter := _ivf(more, hardware, model).build_seconds) <= LONGEST_LISTS:
+            return f"{long}, and on {more.machines} such machines {duration(shorter)}"
+    return long

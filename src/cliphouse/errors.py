@@ -18,6 +18,7 @@
         UnknownEncoder                exit 2  http 404
         MissingTruth                  exit 2  http 404
           StaleTruth                  exit 2  http 409
+        RowsChanged                   exit 2  http 409
       MissingExtra (ImportError)      exit 2  http 501  an installation mends it
         EncoderUnavailable            exit 2  http 501
       ShardError                      exit 3  http 422  the files on disk must change
@@ -214,6 +215,16 @@ class StaleTruth(MissingTruth):
 
     http_status = 409
     _wrong = "are those of other rows than there are now"
+
+
+class RowsChanged(UsageError):
+    """Rows of a collection change while it is measured, so that no figure would be true."""
+
+    http_status = 409
+
+    def __init__(self, collection: str, how: str) -> None:
+        super().__init__(f"rows of collection {collection!r} {how}; do it again when nothing changes them")
+        self.collection = collection
 
 
 class MissingExtra(CliphouseError, ImportError):

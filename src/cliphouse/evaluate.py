@@ -45,7 +45,7 @@ def evaluate(
 
     Raises:
         UsageError: there are no rows, the queries do not fit, `InvalidFilter`; `MissingTruth` or `StaleTruth` where
-            the truth is to be there.
+            the truth is to be there; `RowsChanged` where rows came, went or changed meanwhile.
         EngineError: ClickHouse failed.
     """
     started = time.perf_counter()
@@ -57,6 +57,8 @@ def evaluate(
     if not all(np.isfinite(truths[each.origin, None].distances).any() for each in queries):
         raise UsageError(f"collection {info.name!r} has too few rows to be evaluated; load some more")
     runs = [] if options.truth == "only" else list(work.runs(queries, filters, truths))
+    points = tuple(work.points(runs, truths))
+    questions.check()
     return Evaluation(
         collection=info.name,
         database=str(engine.location),
@@ -71,7 +73,7 @@ def evaluate(
         cores=os.cpu_count() or 1,
         indexes=tuple(work.indexes),
         truth=truth,
-        points=tuple(work.points(runs, truths)),
+        points=points,
         seconds=time.perf_counter() - started,
     )
 
@@ -151,6 +153,8 @@ class _Evaluator:
                 if not np.isfinite(truths[each.origin, where].distances).any():
                     continue  # the few rows that have it are those the queries were taken from
                 base = SearchParams(k=k, column=self._options.column, where=where)
+                for state in usable if condition is None else ():
+                    self._warm_up(each, state, base)
                 ways: list[tuple[Asked, dict[str, int], SearchParams]] = [("exact", {}, replace(base, exact=True))]
                 if usable:
                     ways.insert(0, ("search", {}, base))
@@ -163,6 +167,14 @@ class _Evaluator:
                     run = _Run(queries=each, filter=condition, asked=asked, effort=effort, params=params)
                     self._measure(run)
                     yield run
+
+    def _warm_up(self, queries: QuerySet, state: IndexState, base: SearchParams) -> None:
+        """Ask once with the most effort, so that no effort finds less in the caches than one that is measured later."""
+        kind = state.config.kind
+        params = _at(replace(base, kind=kind), efforts(state, base.k)[-1])
+        label = f"{queries.origin} {kind}, warming up"
+        trial = Trial(queries=queries, params=params)
+        ask(self._searcher, trial, self._options.k, label, seconds=self._options.seconds, progress=self._progress)
 
     def _measure(self, run: _Run) -> None:
         label = " ".join([run.queries.origin, run.asked, *(f"{name} {value}" for name, value in run.effort.items())])

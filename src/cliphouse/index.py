@@ -11,6 +11,7 @@ from cliphouse import catalog, costs, notes
 from cliphouse.costs import Choice
 from cliphouse.engine import Engine, machine_memory_bytes
 from cliphouse.errors import EngineError, InsufficientMemory, UsageError
+from cliphouse.hardware import detect, machine
 from cliphouse.notes import Notes
 from cliphouse.queries import EF_SEARCH
 from cliphouse.schema import (
@@ -120,12 +121,16 @@ def choose(engine: Engine, info: CollectionInfo, column: str, recall: float) -> 
     if rows == 0:
         raise UsageError(f"collection {info.name!r} has no rows to index; load some first")
     said = 0 if engine.capabilities.embedded else engine.capabilities.memory_bytes
+    place = getattr(engine.location, "path", None)  # a server's disk, and none, are as fast as the measured one
+    here = detect(place)[0] if place else machine()
     chosen = costs.choose(
         rows=rows,
         dim=info.dim,
-        memory_bytes=said or machine_memory_bytes(),
+        memory_bytes=said or here.memory_bytes,
         cores=int(engine.query(Query(sql="SELECT getSetting('max_threads')")).rows[0][0]),
         recall=recall,
+        disk_read=here.disk_read,
+        disk_write=here.disk_write,
     )
     if chosen.kind != "hnsw":
         return chosen

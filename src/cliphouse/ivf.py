@@ -310,6 +310,13 @@ def was_changed(engine: Engine, collection: str, build: Build) -> bool:
     return len(numbers) >= _MUTATIONS_KEPT and min(numbers) > build.mutation
 
 
+def changes(engine: Engine, collection: str) -> tuple[str, int, int]:
+    """Which table the collection is now, the last mutation that changed rows in place, and how many have not ended."""
+    found = [(number, done) for number, done, command in _mutations(engine, collection) if not _HARMLESS.match(command)]
+    last = max((number for number, _ in found), default=-1)
+    return catalog.folder(engine, collection), last, sum(not done for _, done in found)
+
+
 def between(first: int, last: int) -> str:
     """The condition for ids from `first` to `last`."""
     return f"(id BETWEEN {first} AND {last})"

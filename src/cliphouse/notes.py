@@ -63,16 +63,18 @@ class Curve:
         return self.effort(self.wanted) or max(self.points)[0]
 
     def effort(self, recall: float) -> int | None:
-        """The least effort that reaches `recall`, between two measured ones by interpolation; None if none does."""
-        before: tuple[int, float] | None = None
-        for effort, reached in sorted(self.points):
-            if reached >= recall:
-                if before is None or reached == before[1]:
-                    return effort
-                share = (recall - before[1]) / (reached - before[1])
-                return before[0] + -int(-(effort - before[0]) * share // 1)
-            before = (effort, reached)
-        return None
+        """The least effort that reaches `recall`, by interpolation between the last measured one that did not and the
+        next; None if none does. More effort may by chance find less: then the less was not enough either."""
+        points = sorted(self.points)
+        last = max((number for number, (_, reached) in enumerate(points) if reached < recall), default=-1)
+        if last + 1 == len(points):
+            return None
+        effort, reached = points[last + 1]
+        if last < 0:
+            return effort
+        little, missed = points[last]
+        share = (recall - missed) / (reached - missed)
+        return little + -int(-(effort - little) * share // 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from cliphouse import stream
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.engine import Engine
-from cliphouse.errors import InvalidVector, MissingTruth, UsageError
+from cliphouse.errors import InvalidVector, UsageError
 from cliphouse.evaluation import EvaluationOptions, QueryOrigin, TruthReport
 from cliphouse.hits import Hits
 from cliphouse.measures import recall_at_k
@@ -39,6 +39,16 @@ class Questions:
     ) -> None:
         self._engine, self._info, self._options, self._progress = engine, info, options, progress
         self._column = f"{options.column}_embedding"
+        # Before any query is taken from a row: it is to be of the same rows as its neighbours.
+        self._store = Store(engine, info, self._column)
+
+    def check(self) -> None:
+        """Make sure that all that was read so far is of the same rows.
+
+        Raises:
+            RowsChanged: it is not.
+        """
+        self._store.check()
 
     def all(self, chosen: Chosen) -> list[QuerySet]:
         """The user's own queries and those from the collection, as far as each are wanted.
@@ -97,17 +107,17 @@ class Questions:
 
         Raises:
             MissingTruth: they are not there, `StaleTruth` if they are of other rows; and none are to be computed.
+            RowsChanged: rows changed while they were computed.
         """
         started, k = time.perf_counter(), self._options.k
-        store = Store(self._engine, self._info, self._column)
         conditions = [None, *filters]
         found: dict[tuple[QueryOrigin, str | None], Neighbours] = {}
         lacking: list[tuple[QuerySet, str | None]] = []
         for each in queries:
             for condition in conditions:
                 try:
-                    found[each.origin, condition] = store.find(each, condition, k)
-                except MissingTruth:
+                    found[each.origin, condition] = self._store.find(each, condition, k)
+                except UsageError:
                     if self._options.truth == "stored":
                         raise
                     lacking.append((each, condition))
@@ -115,12 +125,24 @@ class Questions:
             incomplete = [each for each in queries if any(each is other for other, _ in lacking)]
             wanted = [each for each in conditions if any(each == other for _, other in lacking)]
             computed = compute(self._engine, self._info, self._column, incomplete, wanted, k, self._progress)
+            self.check()
             for each, condition in lacking:
                 found[each.origin, condition] = computed[each.origin, condition]
-                store.keep(each, condition, computed[each.origin, condition])
+                self._store.keep(each, condition, computed[each.origin, condition])
         total = sum(map(len, queries)) * len(conditions)
         new = sum(len(each) for each, _ in lacking)
         return found, TruthReport(queries=total, computed=new, seconds=time.perf_counter() - started)
+
+
+def halves(queries: QuerySet, truth: Neighbours) -> list[tuple[QuerySet, Neighbours]]:
+    """The queries with their neighbours, every other one apart; the second half has none where there is one query."""
+    return [
+        (
+            replace(queries, vectors=queries.vectors[half], rows=None if queries.rows is None else queries.rows[half]),
+            Neighbours(truth.ids[half], truth.distances[half]),
+        )
+        for half in (slice(0, None, 2), slice(1, None, 2))
+    ]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,6 +8,7 @@ change no row, and no truth.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliphouse import catalog, stream
+from cliphouse import catalog, ivf, stream
 from cliphouse.engine import Engine
-from cliphouse.errors import MissingTruth, StaleTruth
+from cliphouse.errors import MissingTruth, RowsChanged, StaleTruth, UsageError
 from cliphouse.evaluation import QueryOrigin
 from cliphouse.pipeline import native
 from cliphouse.schema import create_truth, identifier, truth_name
@@ -26,7 +27,11 @@ from cliphouse.types import CollectionInfo, Progress, ProgressCallback, Query
 #: In a list of neighbours that is shorter than k: no row, infinitely far.
 NOBODY = -1
 #: Changes with how a truth is computed, so that older ones are not taken for it.
-_VERSION = 1
+_VERSION = 2
+#: What makes a condition depend on more than the row it is about: other tables, the time, chance.
+_ELSEWHERE = re.compile(
+    r"\bselect\b|\bin\s+[^\s(\[]|\b(dict|join)\w+\s*\(|\b(now|today|yesterday|rand)\w*\s*\(", re.IGNORECASE
+)
 #: Pairs of a query and a row whose distances are computed at once.
 _PAIRS = 8192
 
@@ -192,18 +197,39 @@ class _Best:
 
 
 class Store:
-    """The truths that are kept beside a collection, of its rows as they are now."""
+    """The truths that are kept beside a collection, of its rows as they are now.
+
+    Raises:
+        RowsChanged: a mutation is at work on the rows.
+    """
 
     def __init__(self, engine: Engine, info: CollectionInfo, column: str) -> None:
         self._engine, self._collection, self._column = engine, info.name, column
         self._data = data_fingerprint(engine, info.name, column)
+        if ivf.changes(engine, info.name)[2]:
+            raise RowsChanged(info.name, "are being changed by a mutation, which system.mutations shows")
+
+    def check(self) -> None:
+        """Make sure that the rows are still the same.
+
+        Raises:
+            RowsChanged: they are not, so that neighbours and answers are of different rows.
+        """
+        if data_fingerprint(self._engine, self._collection, self._column) != self._data:
+            raise RowsChanged(self._collection, "came, went or changed meanwhile, so that nothing measured is true")
 
     def find(self, queries: QuerySet, condition: str | None, k: int) -> Neighbours:
         """The kept neighbours of `queries`.
 
         Raises:
             MissingTruth: they were never computed; `StaleTruth` if the rows were others then.
+            UsageError: they are never kept.
         """
+        if not is_kept(condition):
+            raise UsageError(
+                f"true neighbours under {condition!r} are never kept, for it depends on more than the rows; "
+                "compute them: --truth auto"
+            )
         truth = self._key(queries, condition, k)
         if not catalog.exists(self._engine, truth_name(self._collection)):
             raise MissingTruth(self._collection, queries.origin, k, condition)
@@ -222,7 +248,12 @@ class Store:
         return Neighbours(ids, distances)
 
     def keep(self, queries: QuerySet, condition: str | None, found: Neighbours) -> None:
-        """Keep the neighbours of `queries`, all or none; those of the same queries and other rows go."""
+        """Keep the neighbours of `queries`, all or none; those of the same queries and other rows go.
+
+        Under a condition that depends on other tables they are not kept: nothing would tell when those change.
+        """
+        if not is_kept(condition):
+            return
         self._engine.command(create_truth(self._collection))
         rows, k = found.ids.shape
         there = np.isfinite(found.distances)
@@ -242,11 +273,17 @@ class Store:
         return fingerprint(_VERSION, self._column, k, queries.origin, queries.key, condition)
 
 
+def is_kept(condition: str | None) -> bool:
+    """Whether the rows of the collection alone decide what fits the condition."""
+    return condition is None or not _ELSEWHERE.search(condition)
+
+
 def data_fingerprint(engine: Engine, collection: str, column: str) -> str:
     """What tells the rows of a table from any others that it has held: the same while no row comes, goes or changes.
 
-    Inserted blocks are numbered, and keep the highest number when parts merge. Rows that only hide are not counted, and
-    of statements that change rows where they are the engine keeps the last hundred.
+    A table that was dropped and made again is another one. Inserted blocks are numbered, and keep the highest number
+    when parts merge. Rows that only hide are not counted. Statements that change rows where they are have numbers too,
+    and change them some time after: so it counts which of them have ended.
     """
     table = identifier(collection)
     asked = (
@@ -254,11 +291,9 @@ def data_fingerprint(engine: Engine, collection: str, column: str) -> str:
         "SELECT partition_id, max(max_block_number) FROM system.parts\n"
         "WHERE database = currentDatabase() AND table = {name:String} AND active AND rows > 0\n"
         "GROUP BY partition_id ORDER BY partition_id",
-        "SELECT toString(max(create_time)) FROM system.mutations\n"
-        "WHERE database = currentDatabase() AND table = {name:String} AND position(command, 'UPDATE ') > 0\n"
-        "AND position(command, '_row_exists') = 0",
     )
-    return fingerprint(*(engine.query(Query(sql=sql, parameters={"name": collection})).rows for sql in asked))
+    rows = [engine.query(Query(sql=sql, parameters={"name": collection})).rows for sql in asked]
+    return fingerprint(*rows, ivf.changes(engine, collection))
 
 
 def fingerprint(*facts: object) -> str:

@@ -18,7 +18,7 @@ from cliphouse.hits import SearchPlan
 from cliphouse.measures import percentile
 from cliphouse.notes import Curve
 from cliphouse.searcher import Searcher
-from cliphouse.trials import Judge, Questions, Trial, ask, asked_k, warm_up
+from cliphouse.trials import Judge, Questions, Trial, ask, asked_k, halves, warm_up
 from cliphouse.truth import QuerySet
 from cliphouse.types import (
     EFFORT_NAMES,
@@ -51,9 +51,10 @@ def tune(
 
     Effort doubles until the wanted recall and 0.99 are reached, or the index has no more to give; then the step to the
     wanted one is narrowed. What counts is the least recall of the kinds of queries: mostly, captions are the harder.
+    One half of the queries chooses; what the chosen effort reaches is told of the other half.
 
     Raises:
-        UsageError: no index is ready, there are too few rows, or the queries do not fit.
+        UsageError: no index is ready, there are too few rows, or the queries do not fit; `RowsChanged`.
         EngineError: ClickHouse failed; indexes that were finished stay tuned.
     """
     started, column = time.perf_counter(), f"{options.column}_embedding"
@@ -71,10 +72,14 @@ def tune(
     truths, report = questions.truths(queries, ())
     if not all(np.isfinite(truths[each.origin, None].distances).all() for each in queries):
         raise UsageError(f"collection {info.name!r} has too few rows to tune an index for k {options.k}")
-    judges = [Judge(engine, info, column, each, truths[each.origin, None]) for each in queries]
+    split = [halves(each, truths[each.origin, None]) for each in queries]
+    choosing, confirming = (
+        [(each, Judge(engine, info, column, each, truth)) for each, truth in half if len(each)]
+        for half in zip(*split, strict=True)
+    )
     tuned = []
     for state in states:
-        tuner = _Tuner(searcher, queries, judges, state, options, progress)
+        tuner = _Tuner(searcher, choosing, state, options, progress)
         name, kind = state.name, state.config.kind
         if reason := tuner.unable():
             tuned.append(IndexTuning(name=name, kind=kind, unable=reason))
@@ -87,9 +92,13 @@ def tune(
             points=[(each.effort, each.recall) for each in points],
             of=measured,
         )
+        confirmed = tuner.measure(curve.own, confirming) if len(confirming) == len(choosing) else None
+        questions.check()
         notes.write(engine, info.name, column, kind, curve, "tuned")
         reached = curve.effort(options.recall) is not None
-        tuned.append(IndexTuning(name=name, kind=kind, points=points, effort=curve.own, reached=reached))
+        tuned.append(
+            IndexTuning(name=name, kind=kind, points=points, effort=curve.own, confirmed=confirmed, reached=reached)
+        )
     return Tuning(
         collection=info.name,
         column=options.column,
@@ -107,13 +116,12 @@ class _Tuner:
     def __init__(
         self,
         searcher: Searcher,
-        queries: Sequence[QuerySet],
-        judges: Sequence[Judge],
+        judged: Sequence[tuple[QuerySet, Judge]],
         state: IndexState,
         options: TuningOptions,
         progress: ProgressCallback | None,
     ) -> None:
-        self._searcher, self._queries, self._judges = searcher, queries, judges
+        self._searcher, self._judged = searcher, judged
         self._state, self._options, self._progress = state, options, progress
         self._kind: IndexKind = state.config.kind
         self._points: dict[int, TuningPoint] = {}
@@ -154,16 +162,21 @@ class _Tuner:
 
     def _narrow(self, recall: float) -> None:
         """Measure between the most effort that is too little for `recall` and the least that is enough."""
-        enough = min((effort for effort, point in self._points.items() if point.recall >= recall), default=0)
-        little = max((effort for effort in self._points if effort < enough), default=0)
+        little = max((effort for effort, point in self._points.items() if point.recall < recall), default=0)
+        enough = min((effort for effort in self._points if effort > little), default=0)
         while little and enough - little > 1 and enough > _NEAR * little:
             middle = min(max(round(math.sqrt(little * enough)), little + 1), enough - 1)
             little, enough = (little, middle) if self._measure(middle).recall >= recall else (middle, enough)
 
     def _measure(self, effort: int) -> TuningPoint:
+        self._points[effort] = self.measure(effort, self._judged)
+        return self._points[effort]
+
+    def measure(self, effort: int, judged: Sequence[tuple[QuerySet, Judge]]) -> TuningPoint:
+        """What one effort reaches with these queries."""
         recalls: dict[QueryOrigin, float] = {}
         seconds: list[float] = []
-        for queries, judge in zip(self._queries, self._judges, strict=True):
+        for queries, judge in judged:
             trial = Trial(queries=queries, params=self._params(queries, effort))
             warm_up(self._searcher, trial)
             label = f"{self._state.name}: {EFFORT_NAMES[self._kind]} {effort}, {queries.origin}"
@@ -172,12 +185,11 @@ class _Tuner:
             recalls[queries.origin] = judge.recall_by(trial, self._kind)
             seconds += trial.seconds
         p50_ms = 1000 * percentile(seconds, 50)
-        self._points[effort] = TuningPoint(effort=effort, recalls=recalls, p50_ms=p50_ms)
-        return self._points[effort]
+        return TuningPoint(effort=effort, recalls=recalls, p50_ms=p50_ms)
 
     def _plan(self, effort: int, kind: IndexKind | None = None) -> SearchPlan:
         """What a search with this effort would take: of itself, or by an index of the `kind` as far as that can be."""
-        queries = max(self._queries, key=lambda each: asked_k(each, self._options.k))
+        queries = max((each for each, _ in self._judged), key=lambda each: asked_k(each, self._options.k))
         params = replace(self._params(queries, effort), kind=kind)
         return self._searcher.statement(queries.vectors[0], None, params)[1]
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from cliphouse import Collection, EvaluationOptions, IndexConfig, Progress
-from cliphouse.errors import InvalidFilter, InvalidVector, MissingTruth, StaleTruth, UsageError
+from cliphouse.errors import InvalidFilter, InvalidVector, MissingTruth, RowsChanged, StaleTruth, UsageError
 from cliphouse.evaluation import Evaluation, Point
-from cliphouse.truth import QuerySet, compute, fingerprint
+from cliphouse.truth import QuerySet, compute, fingerprint, is_kept
 from cliphouse.vectors import round_to_bfloat16
 from tests.data import cosine_distances, random_unit, write_shard
 
@@ -163,6 +163,76 @@ def test_a_changed_embedding_makes_the_truth_stale(local: Collection) -> None:
         evaluate(local, truth="stored", filters=False)
 
 
+def test_no_truth_is_kept_of_rows_that_an_update_has_not_reached_yet(numbers: Collection) -> None:
+    evaluate(numbers, truth="only", filters=False)
+    numbers.sql("SYSTEM STOP MERGES laion")
+    numbers.sql("ALTER TABLE laion UPDATE image_embedding = text_embedding WHERE id < 2000 SETTINGS mutations_sync = 0")
+    with pytest.raises(RowsChanged, match="being changed by a mutation"):
+        evaluate(numbers, truth="only", filters=False)
+    numbers.sql("SYSTEM START MERGES laion")
+    numbers.sql("ALTER TABLE laion UPDATE caption = 'y' WHERE id = 1 SETTINGS mutations_sync = 2")  # waits for both
+    with pytest.raises(StaleTruth):
+        evaluate(numbers, truth="stored", filters=False)
+    (point, *_) = points(evaluate(numbers, filters=False), queries="text")
+    assert point.recall == 1
+
+
+def test_another_table_of_the_same_ids_makes_the_truth_stale(local: Collection, tmp_path: Path) -> None:
+    """As many rows with the same ids in as many blocks, of another encoder."""
+    evaluate(local, truth="only", filters=False)
+    images, texts = random_unit(ROWS, DIM, seed=4), random_unit(ROWS, DIM, seed=5)
+    write_shard(tmp_path / "other", captions=["x"] * ROWS, images=images, texts=texts, dtype="float32")
+    with Collection.open(tmp_path / "db", name="other") as other:
+        other.load(tmp_path / "other")
+    local.sql("DROP TABLE laion SYNC")
+    local.sql("RENAME TABLE other TO laion")
+    with pytest.raises(StaleTruth):
+        evaluate(local, truth="stored", filters=False)
+
+
+def test_loading_after_a_drop_by_hand_leaves_no_truth(local: Collection, tmp_path: Path) -> None:
+    evaluate(local, truth="only", filters=False)
+    local.sql("DROP TABLE laion SYNC")
+    local.load(tmp_path / "in")
+    with pytest.raises(MissingTruth, match="are not there"):
+        evaluate(local, truth="stored", filters=False)
+
+
+def test_the_truth_under_a_condition_of_another_table_is_not_kept(local: Collection) -> None:
+    """Nothing tells when that table changes."""
+    local.sql("CREATE TABLE tags (id Int64) ENGINE = MergeTree ORDER BY id")
+    local.sql("INSERT INTO tags SELECT number FROM numbers(100)")
+    for where in ("id IN (SELECT id FROM tags)", "id IN tags"):
+        evaluate(local, truth="only", filters=False, where=where)
+        assert evaluate(local, truth="only", filters=False, where=where).truth.computed == 24
+        with pytest.raises(UsageError, match=r"never kept.*--truth auto"):
+            evaluate(local, truth="stored", filters=False, where=where)
+    assert is_kept("id IN (1, 2) AND caption LIKE '%car%'")
+
+
+def test_rows_that_change_during_an_evaluation_are_an_error(local: Collection) -> None:
+    seen: list[str] = []
+
+    def change(progress: Progress) -> None:
+        if progress.unit == "queries" and not seen:
+            seen.append(progress.label)
+            local.delete(ids=[7])
+
+    with pytest.raises(RowsChanged, match="came, went or changed meanwhile"):
+        local.evaluate(EvaluationOptions(**QUICK, filters=False), progress=change)
+    assert seen
+
+
+def test_an_index_is_asked_with_the_most_effort_before_any_is_measured(local: Collection) -> None:
+    """So that no effort finds less in the caches than one that is measured after it."""
+    local.build_index(config=IndexConfig(m=4, ef_construction=8))
+    seen: list[Progress] = []
+    local.evaluate(EvaluationOptions(**QUICK, filters=False), progress=seen.append)
+    labels = list(dict.fromkeys(step.label for step in seen if step.unit == "queries"))
+    for origin in ("text", "image"):
+        assert next(each for each in labels if each.startswith(origin)) == f"{origin} hnsw, warming up"
+
+
 def test_what_a_search_invents_is_wrong(local: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers that break the filter, or that name no row, count for nothing, whatever distance comes with them."""
     run = local._searcher.run
@@ -280,6 +350,9 @@ def test_the_command_says_what_is_missing_before_it_works(
 ) -> None:
     assert "ending in .svg" in cliphouse("evaluate", "--plot", tmp_path / "plot.txt").err
     assert "no directory" in cliphouse("evaluate", "--out", tmp_path / "none" / "a.json").err
+    assert f"{tmp_path} is a directory" in cliphouse("evaluate", "--out", tmp_path).err
+    only = cliphouse("evaluate", "--truth", "only", "--plot", tmp_path / "plot.svg")
+    assert (only.code, "nothing that --plot could draw" in only.err) == (2, True)
     assert "cannot read the queries" in cliphouse("evaluate", "--queries", tmp_path / "none.txt").err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     outcome = cliphouse("evaluate", "--plot", tmp_path / "plot.svg")

@@ -39,6 +39,7 @@ MODELS = st.builds(
     hnsw_disk=st.floats(0.5, 2),
     hnsw_base=st.floats(0, 0.1),
     hnsw_step=_POSITIVE,
+    hnsw_byte=st.floats(0, 1e-8),
     hnsw_miss=_misses(0, 1),
     ivf_fixed=st.floats(0, 5),
     ivf_row=_POSITIVE,

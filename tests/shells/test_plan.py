@@ -36,6 +36,31 @@ def test_a_plan_for_people_says_what_to_choose_and_why(cliphouse: Callable[..., 
     assert last.startswith("choose ivf: an exact scan of 400,000,000 rows takes")
 
 
+def test_what_the_figures_do_not_cover_is_said(cliphouse: Callable[..., Any]) -> None:
+    assert "here 12.5 a cluster, and on 40 in the runs" in cliphouse("plan", "--rows", "400M", *GIVEN).out
+    assert "a cluster" not in cliphouse("plan", "--rows", "30M", *GIVEN).out
+
+
+def test_a_recall_of_one_names_no_effort_that_cannot_be(cliphouse: Callable[..., Any]) -> None:
+    outcome = cliphouse("plan", "--rows", "1M", "--recall", 1, *GIVEN)
+    assert "ef_search" not in outcome.out
+    assert planned(cliphouse, "--rows", "1M", "--recall", 1)["costs"]["hnsw"]["effort"] is None
+
+
+def test_a_speed_that_was_measured_is_marked(cliphouse: Callable[..., Any], tmp_path: Path) -> None:
+    given = ("--rows", "1M", "--place", tmp_path, "--disk-read", "2GB/s")
+    first = cliphouse("plan", *given).out.splitlines()[0]
+    assert "reads 2.0 GB/s and writes" in first
+    assert first.endswith("GB/s (measured here)")
+
+
+def test_lists_that_take_too_long_to_build_are_not_advised(cliphouse: Callable[..., Any]) -> None:
+    options = ("--rows", "5.85B", "--dim", 768)
+    assert "days to build, and on" in cliphouse("plan", *options, *GIVEN).out.splitlines()[-1]
+    assert planned(cliphouse, *options)["choice"]["kind"] == "exact"
+    assert planned(cliphouse, *options, "--machines", 20)["choice"]["kind"] == "ivf"
+
+
 def test_a_plan_for_programs_divides_the_rows(cliphouse: Callable[..., Any]) -> None:
     found = planned(cliphouse, "--rows", "5.85B", "--dim", 768, "--machines", 20, "--recall", 0.9)
     assert found["rows"] == 5_850_000_000

@@ -111,8 +111,12 @@ def evaluate(
       cliphouse evaluate --truth only && cliphouse evaluate --truth stored --format json
     """
     if plot:
+        if truth == "only":
+            raise UsageError("--truth only measures nothing that --plot could draw; leave one of them out")
         plots.check(plot)
     for path in (out, plot):
+        if path and path.is_dir():
+            raise UsageError(f"{path} is a directory; name a file in it to write to")
         if path and not path.parent.is_dir():
             raise UsageError(f"there is no directory {path.parent} to write {path.name} to; make it first")
     options = EvaluationOptions(
@@ -132,7 +136,7 @@ def evaluate(
     written = json.dumps(evaluation.as_dict(), indent=2)
     if out:
         out.write_text(f"{written}\n")
-    if plot and evaluation.points:
+    if plot:
         plots.recall_against_latency(evaluation, plot)
     if form == "json":
         click.echo(written)

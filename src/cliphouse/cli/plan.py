@@ -12,11 +12,12 @@ import click
 from cliphouse.cli.options import DEFAULT_DB, debug_option, format_option
 from cliphouse.cli.quantities import read_count, read_size, read_speed
 from cliphouse.cli.render import print_table
+from cliphouse.clusters import MAX_SAMPLE_ROWS, SAMPLE_PER_CLUSTER
 from cliphouse.cost_model import Hardware, committed, measured_hardware
-from cliphouse.costs import Cost, Plan, Wanted
+from cliphouse.costs import Cost, Plan, Wanted, trained_on
 from cliphouse.costs import plan as plan_for
 from cliphouse.hardware import detect, machine
-from cliphouse.types import MAX_DIM, MIN_DIM
+from cliphouse.types import EFFORT_NAMES, MAX_DIM, MIN_DIM
 from cliphouse.units import duration, size
 
 
@@ -71,7 +72,8 @@ def plan(
     LAION-400M on this machine:
       cliphouse plan --rows 400M
     LAION-5B on twenty machines that are not there yet:
-      cliphouse plan --rows 5.85B --dim 768 --machines 20 --cores 32 --memory 256GiB --disk-read 5GB/s
+      cliphouse plan --rows 5.85B --dim 768 --machines 20 --cores 32 --memory 256GiB \\
+        --disk-read 5GB/s --disk-write 2GB/s
     What it costs to find more:
       cliphouse plan --rows 400M --recall 0.99
 
@@ -91,7 +93,8 @@ def plan(
         click.echo(json.dumps(_plain(found), indent=2))
         return
     click.echo(
-        f"{rows:,} rows of {dim} dimensions on {machines} machine{'s' * (machines > 1)} of {_shown(hardware)}"
+        f"{rows:,} rows of {dim} dimensions on {machines} machine{'s' * (machines > 1)} of "
+        + _shown(hardware, disk_read is None and measured, disk_write is None and measured)
         + ("" if measured else " (a disk that cannot be measured here: taken to be that of the model)")
     )
     print_table(
@@ -101,13 +104,18 @@ def plan(
     for each in found.costs:
         if each.missing:
             click.echo(f"{each.kind} cannot be had: {each.missing}")
+    if (trained := trained_on(found.wanted.rows_each)) < 0.9 * SAMPLE_PER_CLUSTER:
+        click.echo(
+            f"ivf trains its clusters on at most {MAX_SAMPLE_ROWS:,} rows, here {trained:.1f} a cluster, and on "
+            f"{SAMPLE_PER_CLUSTER} in the runs behind these figures: it may need more effort for this recall"
+        )
     if machines > 1:
         click.echo(_all_machines(found))
     click.echo(f"choose {found.choice.kind}: {found.choice.reason}")
 
 
 def _row(found: Plan, cost: Cost) -> tuple[str, ...]:
-    effort = {"exact": "", "hnsw": f"ef_search {cost.effort}", "ivf": f"nprobe {cost.effort}"}[cost.kind]
+    effort = "" if cost.kind == "exact" or cost.effort is None else f"{EFFORT_NAMES[cost.kind]} {cost.effort}"
     return (
         cost.kind,
         size(cost.disk_bytes),
@@ -120,11 +128,13 @@ def _row(found: Plan, cost: Cost) -> tuple[str, ...]:
     )
 
 
-def _shown(hardware: Hardware) -> str:
-    return (
-        f"{hardware.cores} cores, {size(hardware.memory_bytes)}, a disk that reads {hardware.disk_read / 1e9:.1f} GB/s "
-        f"and writes {hardware.disk_write / 1e9:.1f} GB/s"
+def _shown(hardware: Hardware, read_measured: bool, write_measured: bool) -> str:
+    """The machine; what was measured and not given is marked."""
+    read, write = (
+        f"{speed / 1e9:.1f} GB/s" + " (measured here)" * is_measured
+        for speed, is_measured in ((hardware.disk_read, read_measured), (hardware.disk_write, write_measured))
     )
+    return f"{hardware.cores} cores, {size(hardware.memory_bytes)}, a disk that reads {read} and writes {write}"
 
 
 def _all_machines(found: Plan) -> str:

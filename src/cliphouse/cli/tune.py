@@ -64,9 +64,10 @@ def tune(
     """Find how hard each index must look to reach a recall, and have searches look that hard.
 
     Each index that is ready is searched with more and more effort (ef_search of hnsw, nprobe of ivf), until captions
-    and pictures both find the wanted share of their true neighbours. What was measured is kept with the index: searches
-    take the effort for --recall by themselves, and that for another recall when asked for one. An index that was
-    dropped, or built anew, must be tuned again.
+    and pictures both find the wanted share of their true neighbours. One half of the queries chooses the effort, and
+    the other half says what it reaches. What was measured is kept with the index: searches take the effort for --recall
+    by themselves, and that for another recall when asked for one. An index that was dropped, or built anew, must be
+    tuned again.
 
     Ctrl-C keeps what was found for indexes that were finished, and the true neighbours. How searches do afterwards, by
     other queries than these, is measured by `cliphouse evaluate`.
@@ -121,8 +122,9 @@ def _outcome(tuned: IndexTuning, recall: float) -> str:
     if tuned.unable:
         return f"{tuned.name} was left as it was, for it does not answer: {tuned.unable}"
     effort = f"{EFFORT_NAMES[tuned.kind]} {tuned.effort}"
+    other = f"; other queries than chose it find {tuned.confirmed.recall:.4f}" if tuned.confirmed else ""
     if tuned.reached:
-        return f"{tuned.name}: searches take {effort}, for a recall of {recall:g}"
+        return f"{tuned.name}: searches take {effort}, for a recall of {recall:g}{other}"
     return (
         f"{tuned.name} does not reach a recall of {recall:g}: searches take {effort}, for "
         f"{tuned.points[-1].recall:.4f}; those with --recall {recall:g} are exact"

@@ -42,8 +42,6 @@ from cliphouse.types import CollectionInfo, IvfConfig, Progress, ProgressCallbac
 
 #: Fewer rows are compared with each query in no time.
 MIN_ROWS = 1_000
-#: The sample is held in memory: with 512 dimensions, 2 KB a row.
-_MAX_SAMPLE_ROWS = 1_000_000
 #: Rows that are copied in one statement; their assignments are joined in memory.
 _SEGMENT_ROWS = 1_000_000
 #: New lists are built, and clusters trained again, when the collection has grown by this factor.
@@ -248,7 +246,7 @@ class _Job:
 
     def _sample(self, nlist: int, total: int) -> NDArray[np.float32]:
         """Unit vectors of rows taken evenly from the whole collection, by a hash of their ids."""
-        wanted = min(total, nlist * clusters.SAMPLE_PER_CLUSTER, _MAX_SAMPLE_ROWS)
+        wanted = min(total, clusters.sample_for(nlist))
         # A little more, for a share of hashes is a share of rows only roughly, and room for yet more.
         aimed = wanted if wanted == total else min(total, int(1.02 * wanted))
         share = "true" if aimed == total else f"cityHash64(id, 7) % {2**32} < {2**32 * aimed // total}"

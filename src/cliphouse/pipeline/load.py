@@ -26,6 +26,7 @@ from cliphouse.schema import (
     identifier,
     ledger_name,
     staging_prefix,
+    truth_name,
 )
 from cliphouse.types import CollectionInfo, LoadOptions, MergedShard, ProgressCallback, Query, Shard, Storage
 
@@ -278,7 +279,7 @@ def _drop_orphans(engine: Engine, collection: str) -> None:
     One answer says that there is no table and what is beside it. Asked one after the other, another loader could make
     its table and its ledger in between, and lose the ledger.
     """
-    names = [collection, ledger_name(collection), deleted_name(collection)]
+    names = [collection, ledger_name(collection), deleted_name(collection), truth_name(collection)]
     sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name IN {names:Array(String)}"
     found = {str(row[0]) for row in engine.query(Query(sql=sql, parameters={"names": names})).rows}
     if collection not in found:
