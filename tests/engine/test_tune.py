@@ -63,7 +63,7 @@ def test_a_tuned_search_reaches_the_recall_with_queries_it_was_not_tuned_with(
     local: Collection, vectors: np.ndarray, config: IndexConfig | IvfConfig
 ) -> None:
     local.build_index(config=config)
-    tuned = only(tune(local, recall=0.9, sample=20))
+    tuned = only(tune(local, recall=0.9, sample=40))
     assert tuned.reached
     others = np.concatenate([random_unit(30, DIM, seed=7), vectors[::-80] + random_unit(25, DIM, seed=8) / 3])
     found = [{hit.id for hit in local.search(other)} for other in others]
