@@ -107,7 +107,7 @@ def test_another_process_reads_no_rows_to_trust_the_lists(
         first.load(fill(tmp_path / "more", 1, vectors[:20]))
         with Collection.open(tmp_path / "db") as second:
             second.search(vectors[3])
-        assert len(set(read)) == 1, 'the new part alone'
+        assert len(set(read)) == 1, "the new part alone"
 
 
 def test_what_is_known_of_parts_is_what_they_hold(
