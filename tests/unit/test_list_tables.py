@@ -35,7 +35,7 @@ COLUMNS = (
 def test_tables_of_a_build_are_named_after_it() -> None:
     lists = lists_name("laion", "text_embedding", "0a1b2c3d")
     assert lists == "laion_text_ivf_0a1b2c3d"
-    assert {clusters_name(lists), assigned_name(lists)} == {f"{lists}_clusters", f"{lists}_assigned"}
+    assert (clusters_name(lists), assigned_name(lists, "x1")) == (f"{lists}_clusters", f"{lists}_assigned_x1")
     assert notes_name("laion") == "laion_indexes"
 
 
@@ -67,13 +67,13 @@ def test_rows_lie_by_cluster_in_small_granules_and_vectors_are_not_packed() -> N
 
 
 def test_a_copy_takes_the_columns_in_one_order_and_its_rows_alone() -> None:
-    sql = copy_rows("laion", "some_lists", "image_embedding", COLUMNS, "id BETWEEN 5 AND 9")
+    sql = copy_rows("laion", "some_lists", "image_embedding", COLUMNS, "id BETWEEN 5 AND 9", "some_assigned")
     into, taken, *_ = sql.splitlines()
     names = ["id", "caption", "similarity", "image_embedding", "tag"]
     assert into.endswith("(`ivf_cluster`, " + ", ".join(f"`{name}`" for name in names) + ")")
     assert taken == "SELECT assigned.cluster, " + ", ".join(f"source.`{name}`" for name in names)
     assert "FROM `laion` WHERE id BETWEEN 5 AND 9)" in sql
-    assert "JOIN `some_lists_assigned`" in sql
+    assert "JOIN `some_assigned`" in sql
 
 
 def test_names_are_quoted_wherever_they_stand() -> None:
