@@ -87,11 +87,14 @@ def test_parameters_that_do_not_fit_each_other_are_named(
 def test_tuning_prints_what_it_measured_and_searches_go_by_it(cliphouse: Cliphouse, place: Path) -> None:
     ran(cliphouse, "index", "build", "--kind", "ivf")
     assert effort_of(cliphouse) == "effort: nprobe 16"
-    printed = ran(cliphouse, "tune", "--recall", "0.9", "--sample", 8).splitlines()
+    printed = ran(cliphouse, "tune", "--recall", "0.9", "--sample", 60).splitlines()
     assert re.split(r"  +", printed[0]) == ["index", "effort", "recall@10 text", "recall@10 image", "p50 ms"]
     efforts = [int(line.split()[2]) for line in printed[1:-2]]
     assert efforts == sorted(efforts)
-    said = re.fullmatch(r"image_ivf: searches take nprobe (\d+), for a recall of 0\.9", printed[-1])
+    said = re.fullmatch(
+        r"image_ivf: searches take nprobe (\d+), for a recall of 0\.9; other queries than chose it find [01]\.\d{4}",
+        printed[-1],
+    )
     assert said, printed[-1]
     assert effort_of(cliphouse) == f"effort: nprobe {said[1]}"
     (shown,) = json.loads(ran(cliphouse, "index", "show", "--format", "json"))
