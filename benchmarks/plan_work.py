@@ -27,12 +27,12 @@ from benchmarks import laion_like, truth
 from benchmarks.files import HERE
 from benchmarks.systems import settle
 from benchmarks.watch import memory
-from cliphouse import Collection, Hits, IndexConfig, SearchParams, types
+from cliphouse import Collection, Hits, IndexConfig, IvfConfig, SearchParams
 from cliphouse.clusters import Assigner, unit_rows
 from cliphouse.costs import met_centroids
 from cliphouse.hardware import disk_speed, usable_cores
 from cliphouse.measures import percentile, recall_at_k
-from cliphouse.types import ROWS_PER_SHARD, IndexKind, SearchPath
+from cliphouse.types import ROWS_PER_SHARD, IndexKind, Query, SearchPath
 from cliphouse.vectors import round_to_bfloat16
 
 Job = Mapping[str, Any]
@@ -144,7 +144,7 @@ def _exact(point: Point, _: Job) -> dict[str, Any]:
 
 def _index(kind: IndexKind, point: Point, job: Job) -> dict[str, Any]:
     collection = point.collection
-    config: Any = IndexConfig() if kind == "hnsw" else getattr(types, "IvfConfig")()  # noqa: B009
+    config: Any = IndexConfig() if kind == "hnsw" else IvfConfig()
     before, start = _table_bytes(collection), time.perf_counter()
     collection.build_index("image", config)
     settle(collection.engine)
@@ -183,7 +183,7 @@ def _seconds(work: Callable[[], object]) -> float:
 def _table_bytes(collection: Collection) -> int:
     """Of all tables, so that what an index keeps counts, wherever it is."""
     sql = "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase()"
-    return int(collection.engine.query(types.Query(sql=sql)).rows[0][0])
+    return int(collection.engine.query(Query(sql=sql)).rows[0][0])
 
 
 def _resident_bytes(job: Job) -> int:

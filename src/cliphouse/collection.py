@@ -1,4 +1,7 @@
-"""A collection: pictures, captions and their embeddings in one ClickHouse table, and all that is done with it."""
+"""A collection: pictures, captions and their embeddings in one ClickHouse table, and all that is done with it.
+
+The whole Python interface is here, which makes the file long: promises, and a call of the module that keeps each.
+"""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from cliphouse.cli.options import (
     encoder_option,
     format_option,
     open_collection,
+    query_options,
     read_queries,
 )
 from cliphouse.cli.render import print_table, progress_bars
@@ -27,20 +28,7 @@ _DEFAULTS = EvaluationOptions()
 
 
 @click.command()
-@click.option(
-    "--queries",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Your own queries: FILE.npy with a vector a row, or FILE.txt with a text a line, which the encoder reads.",
-)
-@click.option(
-    "--sample",
-    type=int,
-    metavar="N",
-    help="Take captions and pictures of N rows as queries, without the row itself as an answer. "
-    f"{DEFAULT_SAMPLE} by default, and none with --queries.",
-)
-@click.option("--k", "-k", default=_DEFAULTS.k, show_default=True, help="Neighbours that count.")
+@query_options(DEFAULT_SAMPLE, _DEFAULTS.k, _DEFAULTS.seed)
 @click.option(
     "--in",
     "column",
@@ -60,7 +48,6 @@ _DEFAULTS = EvaluationOptions()
     help="Time for a line of the table, and again for its clients.",
 )
 @click.option("--clients", default=_DEFAULTS.clients, show_default=True, help="Clients that ask at once, besides one.")
-@click.option("--seed", default=_DEFAULTS.seed, show_default=True, help="Another seed samples other rows.")
 @click.option(
     "--truth",
     type=click.Choice(["auto", "stored", "only"]),

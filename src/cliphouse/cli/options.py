@@ -110,6 +110,34 @@ def column_option(function: F) -> F:
     )(function)
 
 
+def query_options(sample: int, k: int, seed: int) -> Callable[[F], F]:
+    """Add --queries, --sample, -k and --seed, with these as defaults: with what a search is measured."""
+
+    def added(function: F) -> F:
+        for option in (
+            click.option("--seed", default=seed, show_default=True, help="Another seed samples other rows."),
+            click.option("--k", "-k", default=k, show_default=True, help="Neighbours that count."),
+            click.option(
+                "--sample",
+                type=int,
+                metavar="N",
+                help="Take captions and pictures of N rows as queries, without the row itself as an answer. "
+                f"{sample} by default, and none with --queries.",
+            ),
+            click.option(
+                "--queries",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Your own queries: FILE.npy with a vector a row, or FILE.txt with a text a line, which the "
+                "encoder reads.",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return added
+
+
 def search_options(function: F) -> F:
     """Add all that makes a search: -k, --offset, --in, --where, --exact, --kind, --recall and the efforts.
 

@@ -15,6 +15,7 @@ from cliphouse.cli.options import (
     encoder_option,
     format_option,
     open_collection,
+    query_options,
     read_queries,
 )
 from cliphouse.cli.render import print_table, progress_bars
@@ -29,21 +30,7 @@ _DEFAULTS = TuningOptions()
 @click.option(
     "--recall", default=_DEFAULTS.recall, show_default=True, help="The recall that searches are to have by themselves."
 )
-@click.option(
-    "--queries",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Your own queries: FILE.npy with a vector a row, or FILE.txt with a text a line, which the encoder reads.",
-)
-@click.option(
-    "--sample",
-    type=int,
-    metavar="N",
-    help="Take captions and pictures of N rows as queries, without the row itself as an answer. "
-    f"{DEFAULT_TUNING_SAMPLE} by default, and none with --queries.",
-)
-@click.option("--k", "-k", default=_DEFAULTS.k, show_default=True, help="Neighbours that count.")
-@click.option("--seed", default=_DEFAULTS.seed, show_default=True, help="Another seed samples other rows.")
+@query_options(DEFAULT_TUNING_SAMPLE, _DEFAULTS.k, _DEFAULTS.seed)
 @format_option
 @encoder_option
 @device_option
