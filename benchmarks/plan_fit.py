@@ -4,9 +4,10 @@
                                   [--mixed] [--model FILE]
 
 Each point is measured in a process of its own and kept in SCRATCH/points, so that a run that was stopped, or is made
-in parts with `--points`, goes on there; the points of `--points` are measured anew. Points from another machine, other
-sources or other packages are refused, unless `--mixed` takes them. `--shared` says that other work was on the machine.
-The result and the coefficients say both.
+in parts with `--points`, goes on there; the points of `--points` are measured anew. Points that were measured on
+different machines, from different sources or with different packages are refused, unless `--mixed` takes them. Fitting
+alone needs nothing of today, so that a model with other formulas can be fitted to the points that are there.
+`--shared` says that other work was on the machine. The result and the coefficients say both.
 """
 
 from __future__ import annotations
@@ -14,29 +15,25 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks import facts, laion_like
 from benchmarks.files import HERE, read_parameters, say, write_result
+from benchmarks.plan_figures import medians
+from benchmarks.plan_points import PARTS, Measured, Run, differing, like, measure, together
 from cliphouse.clusters import count_for
-from cliphouse.cost_model import Model
-from cliphouse.costs import hnsw_read_bytes, ivf_flops, ivf_read_bytes
+from cliphouse.cost_model import Hardware, Model
+from cliphouse.costs import hnsw_read_bytes, ivf_flops, ivf_read_bytes, load_waits
 from cliphouse.types import IndexConfig
 
 #: The coefficients, where the package reads them.
 MODEL_FILE = HERE.parent / "src" / "cliphouse" / "cost_model.json"
-PARTS = ("machine", "exact", "hnsw", "ivf")
 #: Recalls from which the effort that reaches another one is told: few misses are chance, and many follow another law.
 _TELLING = (0.6, 0.995)
 #: What the result says of what was measured.
@@ -46,114 +43,21 @@ _NOTES = {
     "hnsw": "`Collection.build_index(config=IndexConfig())`: bf16, M 64, ef_construction 256",
     "ivf": "`Collection.build_index(config=IvfConfig())`: inverted lists in tables, on disk",
 }
-Measured = Mapping[str, Any]
-#: What decides the figures of a point.
-_SOURCES = (
-    *(f"benchmarks/{name}.py" for name in ("laion_like", "plan_work", "systems", "truth", "watch")),
-    "src/cliphouse/**/*.py",
-)
-_PACKAGES = ("chdb", "chdb-core", "numpy")
-#: What `--mixed` allows to differ between points. Others answered another question.
-_MIXABLE = frozenset({"machine", "sources", "packages"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What to measure: each part over the first of `shard_rows` rows drawn with `seed`, so many as `rows[part]` lists.
+def least_squares(columns: Sequence[ArrayLike], values: ArrayLike, known: ArrayLike = 0.0) -> NDArray[np.float64]:
+    """The coefficients, none below 0, of the sum of `columns` that with what is `known` is nearest to `values`.
 
-    `queries` texts, drawn with `query_seed` and after `warm_up` others, are asked for `k` results, with each of
-    `efforts[part]`. `machine` measures disk and processor, `exact` loading and exact searches, the others an index.
-    """
-
-    name: str
-    kind: Literal["plan"]
-    title: str
-    shard_rows: int
-    seed: int
-    dim: int
-    k: int
-    queries: int
-    query_seed: int
-    warm_up: int
-    rows: Mapping[str, Sequence[int]]
-    efforts: Mapping[str, Sequence[Mapping[str, int]]]
-
-    def points(self) -> list[str]:
-        """The names of all points: part and rows."""
-        return [f"{part}-{rows}" for part in PARTS for rows in self.rows[part]]
-
-
-def measure(run: Run, name: str, data: Path, scratch: Path, *, shared: bool) -> dict[str, Any]:
-    """One point, with when and where it was measured."""
-    part, _, rows = name.rpartition("-")
-    job = scratch / "job.json"
-    wanted = {"part": part, "rows": int(rows), "data": str(data.resolve()), "place": str((scratch / "db").resolve())}
-    wanted |= {each: getattr(run, each) for each in ("k", "queries", "query_seed", "warm_up")}
-    job.write_text(json.dumps(wanted | {"efforts": list(run.efforts[part])}), encoding="utf-8")
-    before = os.getloadavg()[0]
-    command = [sys.executable, "-m", "benchmarks.plan_work", str(job)]
-    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name} failed with {done.returncode}: {' '.join(done.stderr.splitlines()[-3:])}")
-    return {
-        **json.loads(done.stdout.splitlines()[-1]),
-        **facts.commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "stamp": stamp(run, part),
-        "load_average": before,
-        "shared": shared,
-    }
-
-
-def stamp(run: Run, part: str) -> dict[str, Any]:
-    """What must be the same for two points to belong together, as it is now."""
-    asked = {each: getattr(run, each) for each in ("shard_rows", "seed", "k", "queries", "query_seed", "warm_up")}
-    now = {
-        "machine": facts.machine(),
-        "sources": facts.sources_digest(HERE.parent, _SOURCES),
-        "packages": {package: version(package) for package in _PACKAGES},
-        "parameters": asked | {"efforts": run.efforts[part]},
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(now))  # as it will be read
-    return plain
-
-
-def kept(run: Run, name: str, path: Path, *, mixed: bool) -> dict[str, Any] | None:
-    """The point that was measured before, if one was.
-
-    Raises:
-        ValueError: on another machine, from other sources or with other packages, and not `mixed`; or other parameters.
-    """
-    if not path.exists():
-        return None
-    point: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    different = differing(run, name, point)
-    if different and not (mixed and different <= _MIXABLE):
-        advice = ", or take it as it is with --mixed" if different <= _MIXABLE else ""
-        raise ValueError(
-            f"{path} was measured with other {', '.join(sorted(different))}; remove it to measure again{advice}"
-        )
-    return point
-
-
-def differing(run: Run, name: str, point: Measured) -> set[str]:
-    """What of a point's stamp is not as it is now."""
-    known = point.get("stamp", {})
-    return {each for each, value in stamp(run, name.rpartition("-")[0]).items() if known.get(each) != value}
-
-
-def least_squares(columns: Sequence[ArrayLike], values: ArrayLike) -> NDArray[np.float64]:
-    """The coefficients, none below 0, of the sum of `columns` that is nearest to `values`, as a share of each.
-
-    What would be below 0 is left out, the lowest first, and the rest is fitted again.
+    Nearest as a share of each value. What would be below 0 is left out, the lowest first, and the rest is fitted again.
     """
     wanted = np.asarray(values, np.float64)
     matrix = np.stack([np.broadcast_to(np.asarray(each, np.float64), wanted.shape) for each in columns], axis=1)
     matrix = matrix / wanted[:, None]
+    rest = np.broadcast_to(1 - np.asarray(known, np.float64) / wanted, wanted.shape)
     used = list(range(len(columns)))
     scale = np.abs(matrix).max(axis=0)
     while True:
-        found = np.linalg.lstsq(matrix[:, used] / scale[used], np.ones(len(wanted)), rcond=None)[0]
+        found = np.linalg.lstsq(matrix[:, used] / scale[used], rest, rcond=None)[0]
         if found.min() >= 0 or len(used) == 1:
             break
         used.pop(int(found.argmin()))
@@ -184,30 +88,43 @@ def fit_misses(points: Iterable[tuple[float, float, float]], least: float, most:
     return float(a), float(p), float(q)
 
 
-def fit(points: Sequence[Measured], cores: int, dim: int) -> Model:
-    """The model that is nearest to what was measured on a machine of so many cores."""
-    by_part = {part: sorted((e for e in points if e["part"] == part), key=lambda e: int(e["rows"])) for part in PARTS}
-    (machine,) = by_part["machine"]
+def fit(points: Sequence[Measured], cores: int, memory_bytes: int, dim: int) -> Model:
+    """The model that is nearest to what was measured on a machine of so many cores and so much memory."""
+    known = medians(points)
+    by_part = {part: sorted((e for e in known if e["part"] == part), key=lambda e: int(e["rows"])) for part in PARTS}
+    ((machine,), (disk,)) = by_part["machine"], by_part["disk"]
+    hardware = Hardware(
+        cores=cores, memory_bytes=memory_bytes, disk_read=machine["disk_read"], disk_write=machine["disk_write"]
+    )
+    exact = _fit_exact(by_part["exact"], machine, cores, dim)
+    share, row_bytes = min(1.0, disk["disk_write"] / machine["disk_write"]), 4 * dim + exact["metadata_bytes"]
     return Model(
         dim=dim,
-        **_fit_exact(by_part["exact"], machine, cores, dim),
+        write_share=share,
+        **_fit_load([*by_part["exact"], *by_part["load"]], hardware, share, row_bytes),
+        **exact,
         **_fit_hnsw(by_part["hnsw"], cores, dim),
         **_fit_ivf(by_part["ivf"], machine, cores, dim),
     )
 
 
+def _fit_load(points: Sequence[Measured], hardware: Hardware, write_share: float, row_bytes: float) -> dict[str, Any]:
+    rows = np.array([each["rows"] for each in points], np.float64)
+    waits = [load_waits(each * row_bytes, hardware, write_share) for each in rows]
+    seconds = [each["load_seconds"] for each in points]
+    fixed, row = least_squares([1, rows / hardware.cores], seconds, known=waits)
+    return {"load_fixed": float(fixed), "load_row": float(row)}
+
+
 def _fit_exact(points: Sequence[Measured], machine: Measured, cores: int, dim: int) -> dict[str, Any]:
     rows = np.array([each["rows"] for each in points], np.float64)
     column = rows * dim * 2
-    load_fixed, load_row = least_squares([1, rows / cores], [each["load_seconds"] for each in points])
     base, cached = least_squares([1, column / cores], [each["cached"]["p50_seconds"] for each in points])
     _, paged = least_squares([1, column / cores], [each["paged"]["p50_seconds"] for each in points])
     _, cold = least_squares([1, column], [each["cold"]["p50_seconds"] for each in points])
     return {
         "metadata_bytes": float(np.mean([each["table_bytes"] for each in points] / rows)) - 4 * dim,
         "engine_bytes": float(np.mean([each["resident_bytes"] for each in points])),
-        "load_fixed": float(load_fixed),
-        "load_row": float(load_row),
         "exact_base": float(base),
         "cached_byte": float(cached),
         "paged_byte": float(max(paged, cached)),
@@ -215,16 +132,28 @@ def _fit_exact(points: Sequence[Measured], machine: Measured, cores: int, dim: i
     }
 
 
+def fit_growth(rows: NDArray[np.float64], seconds: NDArray[np.float64]) -> tuple[float, float]:
+    """The c and m of seconds = c n log2(1 + n / m), for n rows: of many values of m, the one that is nearest."""
+    found = []
+    for few in np.geomspace(10, 1e6, 101):
+        shape = rows * np.log2(1 + rows / few)
+        (row,) = least_squares([shape], seconds)
+        found.append((float(np.sum((row * shape / seconds - 1) ** 2)), float(row), float(few)))
+    _, row, few = min(found)
+    return row, few
+
+
 def _fit_hnsw(points: Sequence[Measured], cores: int, dim: int) -> dict[str, Any]:
     rows = np.array([each["rows"] for each in points], np.float64)
-    (build,) = least_squares([rows * np.log2(rows) / cores], [each["build_seconds"] for each in points])
+    row, few = fit_growth(rows, np.array([each["build_seconds"] for each in points]) * cores)
     searches = [(each["rows"], one) for each in points for one in each["efforts"]]
     steps = [one["ef_search"] * math.log2(n) for n, one in searches]
     reads = [hnsw_read_bytes(n, dim) for n, _ in searches]
     base, step, byte = least_squares([1, steps, reads], [one["p50_seconds"] for _, one in searches])
     graph = [each["rows"] * IndexConfig().bytes_per_row(dim) for each in points]
     return {
-        "hnsw_row": float(build),
+        "hnsw_row": row,
+        "hnsw_few": few,
         "hnsw_disk": float(np.mean([each["index_bytes"] / one for each, one in zip(points, graph, strict=True)])),
         "hnsw_base": float(base),
         "hnsw_step": float(step),
@@ -270,8 +199,8 @@ def _fit_ivf(points: Sequence[Measured], machine: Measured, cores: int, dim: int
 
 def committed(model: Model, points: Sequence[Measured], run: Run) -> dict[str, Any]:
     """What the package keeps: coefficients, the machine, and where they come from."""
-    (measured,) = (each for each in points if each["part"] == "machine")
-    machine = facts.machine()
+    (measured,) = (each for each in medians(points) if each["part"] == "machine")
+    machine = points[0]["stamp"]["machine"]
     return {
         "coefficients": asdict(model),
         "hardware": {
@@ -287,12 +216,12 @@ def committed(model: Model, points: Sequence[Measured], run: Run) -> dict[str, A
         "measured": max(each["date"] for each in points),
         "shared_machine": any(each["shared"] for each in points),
         "mixed": sorted(
-            f"{name}: other {what}"
+            f"{each['part']}-{each['rows']}: other {what}"
             for each in points
-            for name in [f"{each['part']}-{each['rows']}"]
-            for what in differing(run, name, each)
+            for what in differing(each, like(run, each["part"], points[0]))
         ),
-        "rows": {part: [each["rows"] for each in points if each["part"] == part] for part in PARTS},
+        "rows": {part: list(run.rows[part]) for part in PARTS},
+        "rounds": dict(run.rounds),
     }
 
 
@@ -308,22 +237,22 @@ def main() -> None:
     parser.add_argument("--shared", action="store_true", help="other work is on the machine")
     options = parser.parse_args()
     run = Run(**read_parameters(options.run))
-    place = options.scratch / "points"
-    place.mkdir(parents=True, exist_ok=True)
+    paths = {name: options.scratch / "points" / f"{name}.json" for name in run.points()}
+    asked = [name for name in paths if options.points and name.rpartition("/")[2] in options.points.split(",")]
+    asked = asked or [name for name, path in paths.items() if not path.exists()]
     if not options.points:
-        for name in run.points():  # first, so that nothing is measured in vain
-            kept(run, name, place / f"{name}.json", mixed=options.mixed)
+        together(run, paths, anew=bool(asked), mixed=options.mixed)  # first, so that nothing is measured in vain
     data = options.data or laion_like.cached(run.shard_rows, run.seed)
-    for name in options.points.split(",") if options.points else run.points():
-        if options.points or not (place / f"{name}.json").exists():
-            say(f"measuring {name}")
-            point = measure(run, name, data, options.scratch, shared=options.shared)
-            (place / f"{name}.json").write_text(json.dumps(point) + "\n", encoding="utf-8")
+    for name in asked:
+        say(f"measuring {name}")
+        point = measure(run, name, data, options.scratch, shared=options.shared)
+        paths[name].parent.mkdir(parents=True, exist_ok=True)
+        paths[name].write_text(json.dumps(point) + "\n", encoding="utf-8")
     if options.points:
         return
-    points = [json.loads((place / f"{name}.json").read_text(encoding="utf-8")) for name in run.points()]
-    machine = facts.machine()
-    package = committed(fit(points, machine["cores"], run.dim), points, run)
+    points = [json.loads(path.read_text(encoding="utf-8")) for path in paths.values()]
+    machine = points[0]["stamp"]["machine"]
+    package = committed(fit(points, machine["cores"], machine["memory_bytes"], run.dim), points, run)
     options.model.write_text(json.dumps(package, indent=1) + "\n", encoding="utf-8")
     result = {
         "run": run.name,

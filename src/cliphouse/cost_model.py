@@ -47,11 +47,13 @@ class Model:
     Vectors were of `dim` numbers, and work on rows is in proportion to that. On disk a row has `metadata_bytes` besides
     its vectors; in memory an engine with data has `engine_bytes`. A load takes `load_fixed`, and `load_row` a row. An
     exact search takes `exact_base`, and `cached_byte` or `paged_byte` for a byte of its column in the engine's or the
-    system's cache; from a cold disk it reads at `disk_share` of that disk's speed.
+    system's cache; from a cold disk it reads at `disk_share` of that disk's speed. What is written in gigabytes goes to
+    the disk at `write_share` of the speed that a short probe finds, and a load waits for it.
 
-    hnsw: `hnsw_row` builds a row for each doubling of the rows, and a byte of the graph in memory is `hnsw_disk` on
-    disk. A search takes `hnsw_base`, `hnsw_step` for each candidate of its list and each doubling of the rows, and
-    `hnsw_byte` for a byte of the table, where what it found is compared again.
+    hnsw: building n rows takes `hnsw_row` * log2(1 + n / `hnsw_few`) a row: at first it meets all rows that are there,
+    and then another level for each doubling. A byte of the graph in memory is `hnsw_disk` on disk. A search takes
+    `hnsw_base`, `hnsw_step` for each candidate of its list and each doubling of the rows, and `hnsw_byte` for a byte of
+    the table, where what it found is compared again.
 
     ivf: a build takes `ivf_fixed`, `ivf_row` a row, and `ivf_flop` for a multiplication or addition; its bytes are
     `ivf_disk` times those of the vectors. A search takes `ivf_base`, `ivf_list` a list, and `ivf_byte` a byte it reads.
@@ -69,11 +71,13 @@ class Model:
     cached_byte: float
     paged_byte: float
     disk_share: float
+    write_share: float
     hnsw_row: float
+    hnsw_few: float
     hnsw_disk: float
     hnsw_base: float
     hnsw_step: float
-    hnsw_byte: float = 0.0
+    hnsw_byte: float
     hnsw_miss: tuple[float, float, float]
     ivf_fixed: float
     ivf_row: float

@@ -27,10 +27,13 @@ BUILD_OVERHEAD, BUILD_SHARE = 1.25, 0.80
 LONGEST_BUILD, WORTH_A_GRAPH = 3600.0, 1.5
 #: Advised lists are built within so many seconds.
 LONGEST_LISTS = 7 * 86_400.0
-#: An index that is not this much faster than the scan is not worth having.
-WORTH_AN_INDEX = 1.25
+#: An index that is not this much faster than the scan is not worth having, nor any where the scan is so fast, in
+#: seconds, that nobody waits for it.
+WORTH_AN_INDEX, SOON = 1.25, 0.030
 #: Loading and building write each byte twice: in small parts, and merged.
 WRITTEN_TIMES = 2.0
+#: The share of memory that Linux lets be unwritten before it makes writers wait (vm.dirty_background_ratio).
+_UNWRITTEN_SHARE = 0.10
 #: The least that a search through a graph looks at.
 _LEAST_EF = 10
 #: What a search through a graph finds, it compares once more with all that is stored beside it: so many rows.
@@ -198,10 +201,21 @@ def _table_bytes(wanted: Wanted, model: Model) -> float:
 
 
 def _load_seconds(wanted: Wanted, hardware: Hardware, model: Model) -> float:
-    """The slowest of working, writing and reading, which go on at the same time. Files are as large as the table."""
+    """Working, or reading files as large as the table if that takes longer; and waiting for what is written."""
     table, scale = _table_bytes(wanted, model), wanted.dim / model.dim
     work = wanted.rows_each * scale * model.load_row / hardware.cores
-    return model.load_fixed + max(work, WRITTEN_TIMES * table / hardware.disk_write, table / hardware.disk_read)
+    return model.load_fixed + max(work, table / hardware.disk_read) + load_waits(table, hardware, model.write_share)
+
+
+def load_waits(table_bytes: float, hardware: Hardware, write_share: float) -> float:
+    """Seconds that a load waits for the disk: for what it writes beyond what the system keeps to write later."""
+    later = _UNWRITTEN_SHARE * hardware.memory_bytes
+    return max(0.0, WRITTEN_TIMES * table_bytes - later) / (hardware.disk_write * write_share)
+
+
+def _writing(count: float, hardware: Hardware, model: Model) -> float:
+    """Seconds to write what ends up as so many bytes on the disk."""
+    return WRITTEN_TIMES * count / (hardware.disk_write * model.write_share)
 
 
 def _merging(wanted: Wanted) -> float:
@@ -245,7 +259,7 @@ def _exact(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
 def _hnsw(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
     rows, scale = wanted.rows_each, wanted.dim / model.dim
     graph = float(rows * IndexConfig().bytes_per_row(wanted.dim))
-    doublings = math.log2(max(rows, 2))
+    doublings, levels = math.log2(max(rows, 2)), math.log2(1 + rows / model.hnsw_few)
     again = hnsw_read_bytes(rows, wanted.dim)
     reading = model.hnsw_byte * again
     place: Place = "memory"
@@ -265,7 +279,8 @@ def _hnsw(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
         disk_bytes=_table_bytes(wanted, model) + graph * model.hnsw_disk,
         memory_bytes=model.engine_bytes + graph,
         build_seconds=max(
-            model.hnsw_row * rows * doublings * scale / hardware.cores, graph * model.hnsw_disk / hardware.disk_write
+            model.hnsw_row * rows * levels * scale / hardware.cores,
+            _writing(graph * model.hnsw_disk, hardware, model),
         ),
         latency_seconds=model.hnsw_base + model.hnsw_step * effort * doublings * scale + reading + _merging(wanted),
         reads=place,
@@ -291,7 +306,7 @@ def _ivf(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
         disk_bytes=_table_bytes(wanted, model) + kept,
         memory_bytes=memory,
         build_seconds=model.ivf_fixed
-        + max(work / hardware.cores, column / hardware.disk_read + WRITTEN_TIMES * kept / hardware.disk_write),
+        + max(work / hardware.cores, column / hardware.disk_read + _writing(kept, hardware, model)),
         latency_seconds=latency + _merging(wanted),
         reads=place,
         effort=probes,
@@ -304,14 +319,17 @@ def _ivf(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
 
 
 def _choice(wanted: Wanted, hardware: Hardware, model: Model, exact: Cost, hnsw: Cost, ivf: Cost) -> Choice:
-    """The scan if no index is much faster; the graph if it fits, is soon built and pays; else the lists, if they are
-    built in a time that one can wait."""
+    """The scan if nobody waits for it, or no index is much faster; the graph if it fits, is soon built and pays; else the
+    lists, if they are built in a time that one can wait.
+    """
     if not ivf.missing and ivf.build_seconds > LONGEST_LISTS:
         ivf = replace(ivf, missing=_too_long(wanted, hardware, model, ivf))
     if not hnsw.missing and hnsw.build_seconds > LONGEST_LISTS:
         hnsw = replace(hnsw, missing=f"it would take {duration(hnsw.build_seconds)} to build")
     possible = [each for each in (hnsw, ivf) if not each.missing]
     scan = f"an exact scan of {wanted.rows_each:,} rows takes {duration(exact.latency_seconds)}"
+    if exact.latency_seconds <= SOON:
+        return Choice("exact", f"{scan}, which needs no index")
     if not possible:
         return Choice("exact", f"{scan}, and no index can be had: hnsw, {hnsw.missing}; ivf, {ivf.missing}")
     fastest = min(possible, key=lambda each: each.latency_seconds)

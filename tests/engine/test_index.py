@@ -75,7 +75,9 @@ def test_both_columns_have_their_own_index(numbers: Collection, vectors: np.ndar
         ("image_index", "ready"),
         ("text_index", "ready"),
     ]
-    assert numbers.search(vectors[17], k=1, column="text")[0].id == ROWS - 1 - 17
+    # Threads build a graph, and may leave a row in a thousand without a way to it.
+    found = [numbers.search(vectors[row], k=1, column="text")[0].id == ROWS - 1 - row for row in range(10)]
+    assert sum(found) >= 9
     numbers.drop_index("image")
     assert [state.name for state in numbers.status().indexes] == ["text_index"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import laion_like, plan_figures, plan_fit, plan_text, plan_work
+from benchmarks import laion_like, plan_figures, plan_fit, plan_points, plan_text, plan_work
 from benchmarks.files import read_parameters
 from cliphouse.clusters import count_for
 from cliphouse.cost_model import Hardware, Model, committed, fitted, from_json, measured_hardware
@@ -42,7 +42,9 @@ MODEL = Model(
     cached_byte=200e-12,
     paged_byte=400e-12,
     disk_share=0.8,
-    hnsw_row=140e-6,
+    write_share=0.5,
+    hnsw_row=300e-6,
+    hnsw_few=10_000.0,
     hnsw_disk=1.0,
     hnsw_base=4e-3,
     hnsw_step=1e-6,
@@ -74,12 +76,13 @@ def test_a_plan_worked_out_by_hand() -> None:
     found = plan(Wanted(rows=4_000_000, machines=4), MACHINE, MODEL)
     assert found.wanted.rows_each == 1_000_000
     assert found.table_bytes == 1_000_000 * (4 * 512 + 52)
-    assert found.load_seconds == pytest.approx(0.5 + 1_000_000 * 30e-6 / 2)
+    waited = (2 * found.table_bytes - 0.1 * MACHINE.memory_bytes) / (1.3e9 * 0.5)
+    assert found.load_seconds == pytest.approx(0.5 + 1_000_000 * 30e-6 / 2 + waited)
     graph = 1_000_000 * IndexConfig().bytes_per_row(512)
     hnsw, ivf = found.cost("hnsw"), found.cost("ivf")
     assert hnsw.disk_bytes == found.table_bytes + graph
     assert hnsw.memory_bytes == 5e8 + graph
-    assert hnsw.build_seconds == pytest.approx(140e-6 * 1e6 * math.log2(1e6) / 2)
+    assert hnsw.build_seconds == pytest.approx(300e-6 * 1e6 * math.log2(1 + 1e6 / 10_000) / 2)
     assert hnsw.effort == math.ceil(1e6**0.15 / 0.05)
     share = 1e6**-0.1 / 0.05
     assert share > 1  # so all lists are read
@@ -112,7 +115,9 @@ def test_many_rows_leave_few_of_the_sample_for_a_cluster() -> None:
 def test_a_slow_disk_holds_up_loading_and_building() -> None:
     slow = replace(MACHINE, disk_write=1e7)
     found = plan(Wanted(rows=1_000_000), slow, MODEL)
-    assert found.load_seconds == pytest.approx(0.5 + 2 * found.table_bytes / 1e7)
+    assert found.load_seconds == pytest.approx(
+        0.5 + (2 * found.table_bytes - 0.1 * slow.memory_bytes) / 0.5e7 + found.table_bytes / 1.5e9
+    )
     assert found.cost("ivf").build_seconds > 200
 
 
@@ -128,7 +133,8 @@ GOOD_LISTS = replace(MODEL, ivf_miss=(-2.5, 1.0, -0.1))
 @pytest.mark.parametrize(
     ("rows", "recall", "model", "kind", "said"),
     [
-        (10_000, 0.95, MODEL, "exact", "an exact scan of 10,000 rows takes 5.0 ms, an index (hnsw)"),
+        (10_000, 0.95, MODEL, "exact", "an exact scan of 10,000 rows takes 5.0 ms, which needs no index"),
+        (300_000, 0.99, MODEL, "exact", "an exact scan of 300,000 rows takes 35 ms, an index (hnsw)"),
         (1_000_000, 1.0, MODEL, "exact", "only an exact search is sure to find everything"),
         (1_000_000, 0.95, MODEL, "hnsw", "whose graph fits"),
         (4_000_000, 0.95, GOOD_LISTS, "ivf", "hnsw would take 102 min to build, ivf"),
@@ -156,6 +162,7 @@ def test_what_cannot_be_wanted_is_refused(options: dict[str, Any]) -> None:
 def made_points(model: Model, hardware: Hardware) -> list[dict[str, Any]]:
     """Points as they would be measured on a machine that does exactly what `model` says."""
     common = {"commit": "0" * 40, "dirty": False, "date": "2026-01-01T00:00:00+00:00", "shared": False, "engine": "26"}
+    common["stamp"] = plan_points.stamp(_run(), "exact")
     points: list[dict[str, Any]] = [
         {
             "part": "machine",
@@ -163,7 +170,9 @@ def made_points(model: Model, hardware: Hardware) -> list[dict[str, Any]]:
             "disk_read": hardware.disk_read,
             "disk_write": hardware.disk_write,
             "flop_seconds": model.ivf_flop,
-        }
+        },
+        {"part": "disk", "rows": 1000, "disk_write": hardware.disk_write * model.write_share},
+        {"part": "load", "rows": 10**6, "load_seconds": plan(Wanted(rows=10**6), hardware, model).load_seconds},
     ]
     for rows in (50_000, 100_000, 200_000, 400_000):
         found = plan(Wanted(rows=rows), hardware, model)
@@ -203,7 +212,7 @@ def made_points(model: Model, hardware: Hardware) -> list[dict[str, Any]]:
 def test_a_fit_finds_the_model_that_made_the_points() -> None:
     model = replace(GOOD_LISTS, hnsw_miss=(1.0, 0.9, 0.15))
     points = made_points(model, MACHINE)
-    found = plan_fit.fit(points, MACHINE.cores, 512)
+    found = plan_fit.fit(points, MACHINE.cores, MACHINE.memory_bytes, 512)
     for figure in plan_figures.of_points(points, 512, found, MACHINE):
         assert abs(figure.off) < 0.05, figure
     for name in ("load_row", "cached_byte", "paged_byte", "hnsw_row", "ivf_row", "ivf_flop", "hnsw_step", "hnsw_byte"):
@@ -212,23 +221,40 @@ def test_a_fit_finds_the_model_that_made_the_points() -> None:
     assert from_json(json.loads(json.dumps(plan_fit.committed(found, points, _run())["coefficients"]))) == found
 
 
-def _run() -> plan_fit.Run:
-    return plan_fit.Run(**read_parameters("plan"))
+def _run() -> plan_points.Run:
+    return plan_points.Run(**read_parameters("plan"))
 
 
-def test_points_of_other_sources_or_machines_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "exact-1000.json"
-    assert plan_fit.kept(_run(), "exact-1000", path, mixed=False) is None
-    path.write_text(json.dumps({"part": "exact", "rows": 1000, "stamp": plan_fit.stamp(_run(), "exact")}))
-    assert plan_fit.kept(_run(), "exact-1000", path, mixed=False) is not None
-    monkeypatch.setattr(plan_fit.facts, "machine", lambda: {"cores": 1000})
+def test_points_of_other_sources_or_machines_are_refused(tmp_path: Path) -> None:
+    path, now = tmp_path / "exact-1000.json", plan_points.stamp(_run(), "exact")
+    assert plan_points.kept(path, now, mixed=False) is None
+    path.write_text(json.dumps({"part": "exact", "rows": 1000, "stamp": now}))
+    assert plan_points.kept(path, now, mixed=False) is not None
+    other = now | {"machine": {"cores": 1000}}
     with pytest.raises(ValueError, match=r"exact-1000.json was measured with other machine; .*--mixed"):
-        plan_fit.kept(_run(), "exact-1000", path, mixed=False)
-    point = plan_fit.kept(_run(), "exact-1000", path, mixed=True)
+        plan_points.kept(path, other, mixed=False)
+    point = plan_points.kept(path, other, mixed=True)
     assert point is not None
-    assert plan_fit.differing(_run(), "exact-1000", point) == {"machine"}
+    assert plan_points.differing(point, other) == {"machine"}
     with pytest.raises(ValueError, match=r"other machine, parameters; remove it to measure again$"):
-        plan_fit.kept(replace(_run(), k=7), "exact-1000", path, mixed=True)
+        plan_points.kept(path, other | {"parameters": {}}, mixed=True)
+
+
+def test_rounds_of_a_point_count_as_their_median() -> None:
+    rounds = [
+        {"part": "ivf", "rows": 10, "cached": {"p50": p50}, "efforts": [{"recall": p50 / 10}], "engine": engine}
+        for p50, engine in ((1.0, "26"), (9.0, "27"), (2.0, "26"))
+    ]
+    (point,) = plan_figures.medians(rounds)
+    assert point == rounds[2]
+    assert len(plan_figures.medians([*rounds, rounds[0] | {"rows": 20}])) == 2
+
+
+def test_growth_is_told_from_points_that_are_not_exact() -> None:
+    rows = np.array([1e4, 4e4, 16e4, 64e4])
+    seconds = 3e-4 * rows * np.log2(1 + rows / 9_000)
+    row, few = plan_fit.fit_growth(rows, seconds * [1.1, 0.95, 1.05, 0.95])
+    assert row * 4e6 * math.log2(1 + 4e6 / few) == pytest.approx(3e-4 * 4e6 * math.log2(1 + 4e6 / 9_000), rel=0.1)
 
 
 def test_misses_of_the_model_are_visible() -> None:
@@ -276,7 +302,7 @@ def test_the_committed_model_is_near_the_points_it_was_fitted_to() -> None:
     results = Path(__file__).parents[2] / "benchmarks" / "results"
     newest = max((json.loads(path.read_text()) for path in results.glob("plan-*.json")), key=lambda each: each["date"])
     assert newest["model"] == committed(), "run python -m benchmarks.plan_fit again, and commit both"
-    figures = plan_figures.of_points(newest["points"], 512, fitted(), measured_hardware())
+    figures = plan_figures.of_points(plan_figures.medians(newest["points"]), 512, fitted(), measured_hardware())
     assert len(figures) > 10
     off = sorted(abs(figure.off) for figure in figures)
     # Where other work was on the machine, single points are anything.
@@ -285,7 +311,7 @@ def test_the_committed_model_is_near_the_points_it_was_fitted_to() -> None:
 
 def test_the_tables_name_both_data_sets_and_the_advice() -> None:
     points = made_points(GOOD_LISTS, MACHINE)
-    package = plan_fit.committed(plan_fit.fit(points, 2, 512), points, _run())
+    package = plan_fit.committed(plan_fit.fit(points, 2, MACHINE.memory_bytes, 512), points, _run())
     text = plan_text.short_table({"model": package, "machine": {"cpu": "a processor"}})
     assert "LAION-400M, 400,000,000 rows" in text
     assert "LAION-5B, 5,850,000,000 rows" in text
