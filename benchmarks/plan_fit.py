@@ -4,9 +4,10 @@
                                   [--mixed] [--model FILE]
 
 Each point is measured in a process of its own and kept in SCRATCH/points, so that a run that was stopped, or is made
-in parts with `--points`, goes on there; the points of `--points` are measured anew. Points from another machine, other
-sources or other packages are refused, unless `--mixed` takes them. `--shared` says that other work was on the machine.
-The result and the coefficients say both.
+in parts with `--points`, goes on there; the points of `--points` are measured anew. Points that were measured on
+different machines, from different sources or with different packages are refused, unless `--mixed` takes them. Fitting
+alone needs nothing of today, so that a model with other formulas can be fitted to the points that are there.
+`--shared` says that other work was on the machine. The result and the coefficients say both.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,11 +34,12 @@ from benchmarks.files import HERE, read_parameters, say, write_result
 from cliphouse.clusters import count_for
 from cliphouse.cost_model import Model
 from cliphouse.costs import hnsw_read_bytes, ivf_flops, ivf_read_bytes
+from cliphouse.hardware import disk_speed
 from cliphouse.types import IndexConfig
 
 #: The coefficients, where the package reads them.
 MODEL_FILE = HERE.parent / "src" / "cliphouse" / "cost_model.json"
-PARTS = ("machine", "exact", "hnsw", "ivf")
+PARTS = ("machine", "disk", "exact", "hnsw", "ivf")
 #: Recalls from which the effort that reaches another one is told: few misses are chance, and many follow another law.
 _TELLING = (0.6, 0.995)
 #: What the result says of what was measured.
@@ -62,7 +65,9 @@ class Run:
     """What to measure: each part over the first of `shard_rows` rows drawn with `seed`, so many as `rows[part]` lists.
 
     `queries` texts, drawn with `query_seed` and after `warm_up` others, are asked for `k` results, with each of
-    `efforts[part]`. `machine` measures disk and processor, `exact` loading and exact searches, the others an index.
+    `efforts[part]`. `machine` measures disk and processor, `disk` writes as many bytes as that many rows hold, `exact`
+    measures loading and exact searches, the others an index. Each is measured `rounds[part]` times, round by round,
+    because a machine that is rented is not always as fast.
     """
 
     name: str
@@ -76,33 +81,58 @@ class Run:
     query_seed: int
     warm_up: int
     rows: Mapping[str, Sequence[int]]
+    rounds: Mapping[str, int]
     efforts: Mapping[str, Sequence[Mapping[str, int]]]
 
     def points(self) -> list[str]:
-        """The names of all points: part and rows."""
-        return [f"{part}-{rows}" for part in PARTS for rows in self.rows[part]]
+        """The names of all points in the order they are measured: round, part and rows."""
+        return [
+            f"{turn}/{part}-{rows}"
+            for turn in range(1, max(self.rounds.values()) + 1)
+            for part in PARTS
+            if turn <= self.rounds[part]
+            for rows in self.rows[part]
+        ]
 
 
 def measure(run: Run, name: str, data: Path, scratch: Path, *, shared: bool) -> dict[str, Any]:
     """One point, with when and where it was measured."""
-    part, _, rows = name.rpartition("-")
-    job = scratch / "job.json"
-    wanted = {"part": part, "rows": int(rows), "data": str(data.resolve()), "place": str((scratch / "db").resolve())}
-    wanted |= {each: getattr(run, each) for each in ("k", "queries", "query_seed", "warm_up")}
-    job.write_text(json.dumps(wanted | {"efforts": list(run.efforts[part])}), encoding="utf-8")
+    part, rows = _part(name), int(name.rpartition("-")[2])
     before = os.getloadavg()[0]
-    command = [sys.executable, "-m", "benchmarks.plan_work", str(job)]
-    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name} failed with {done.returncode}: {' '.join(done.stderr.splitlines()[-3:])}")
     return {
-        **json.loads(done.stdout.splitlines()[-1]),
+        **(_disk(rows, run.dim, scratch) if part == "disk" else _work(run, part, rows, data, scratch)),
         **facts.commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "stamp": stamp(run, part),
         "load_average": before,
         "shared": shared,
     }
+
+
+def _part(name: str) -> str:
+    """The part of a point's name, as round/part-rows."""
+    return name.rpartition("/")[2].rpartition("-")[0]
+
+
+def _disk(rows: int, dim: int, scratch: Path) -> dict[str, Any]:
+    """How fast as many bytes are written, and read, as the vectors of so many rows take."""
+    write, read = disk_speed(scratch, rows * dim * 4)
+    return {"part": "disk", "rows": rows, "engine": "", "disk_write": write, "disk_read": read}
+
+
+def _work(run: Run, part: str, rows: int, data: Path, scratch: Path) -> dict[str, Any]:
+    job = scratch / "job.json"
+    wanted = {"part": part, "rows": rows, "data": str(data.resolve()), "place": str((scratch / "db").resolve())}
+    wanted |= {each: getattr(run, each) for each in ("k", "queries", "query_seed", "warm_up")}
+    job.write_text(json.dumps(wanted | {"efforts": list(run.efforts[part])}), encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks.plan_work", str(job)]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(
+            f"{part} over {rows:,} rows failed with {done.returncode}: {' '.join(done.stderr.splitlines()[-3:])}"
+        )
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
 
 
 def stamp(run: Run, part: str) -> dict[str, Any]:
@@ -118,8 +148,8 @@ def stamp(run: Run, part: str) -> dict[str, Any]:
     return plain
 
 
-def kept(run: Run, name: str, path: Path, *, mixed: bool) -> dict[str, Any] | None:
-    """The point that was measured before, if one was.
+def kept(path: Path, wanted: Mapping[str, Any], *, mixed: bool) -> dict[str, Any] | None:
+    """The point that was measured before, if one was, and belongs to others of the stamp `wanted`.
 
     Raises:
         ValueError: on another machine, from other sources or with other packages, and not `mixed`; or other parameters.
@@ -127,7 +157,7 @@ def kept(run: Run, name: str, path: Path, *, mixed: bool) -> dict[str, Any] | No
     if not path.exists():
         return None
     point: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    different = differing(run, name, point)
+    different = differing(point, wanted)
     if different and not (mixed and different <= _MIXABLE):
         advice = ", or take it as it is with --mixed" if different <= _MIXABLE else ""
         raise ValueError(
@@ -136,10 +166,31 @@ def kept(run: Run, name: str, path: Path, *, mixed: bool) -> dict[str, Any] | No
     return point
 
 
-def differing(run: Run, name: str, point: Measured) -> set[str]:
-    """What of a point's stamp is not as it is now."""
+def differing(point: Measured, wanted: Mapping[str, Any]) -> set[str]:
+    """What of a point's stamp is not as wanted."""
     known = point.get("stamp", {})
-    return {each for each, value in stamp(run, name.rpartition("-")[0]).items() if known.get(each) != value}
+    return {each for each, value in wanted.items() if known.get(each) != value}
+
+
+def medians(points: Sequence[Measured]) -> list[dict[str, Any]]:
+    """One point for each part and number of rows, whose figures are the medians over its rounds."""
+    rounds: dict[tuple[str, int], list[Measured]] = {}
+    for each in points:
+        rounds.setdefault((each["part"], each["rows"]), []).append(each)
+    return [_median(each) for each in rounds.values()]
+
+
+def _median(values: Sequence[Any]) -> Any:
+    """The median of each number, in values that have all the same shape; of the rest, the first."""
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {key: _median([each[key] for each in values]) for key in first if key != "stamp"}
+    if isinstance(first, list):
+        return [_median(each) for each in zip(*values, strict=True)]
+    if isinstance(first, int | float) and not isinstance(first, bool):
+        middle = statistics.median(values)
+        return int(middle) if isinstance(first, int) else middle
+    return first
 
 
 def least_squares(columns: Sequence[ArrayLike], values: ArrayLike) -> NDArray[np.float64]:
@@ -186,10 +237,12 @@ def fit_misses(points: Iterable[tuple[float, float, float]], least: float, most:
 
 def fit(points: Sequence[Measured], cores: int, dim: int) -> Model:
     """The model that is nearest to what was measured on a machine of so many cores."""
-    by_part = {part: sorted((e for e in points if e["part"] == part), key=lambda e: int(e["rows"])) for part in PARTS}
-    (machine,) = by_part["machine"]
+    known = medians(points)
+    by_part = {part: sorted((e for e in known if e["part"] == part), key=lambda e: int(e["rows"])) for part in PARTS}
+    ((machine,), (disk,)) = by_part["machine"], by_part["disk"]
     return Model(
         dim=dim,
+        write_share=min(1.0, disk["disk_write"] / machine["disk_write"]),
         **_fit_exact(by_part["exact"], machine, cores, dim),
         **_fit_hnsw(by_part["hnsw"], cores, dim),
         **_fit_ivf(by_part["ivf"], machine, cores, dim),
@@ -215,16 +268,28 @@ def _fit_exact(points: Sequence[Measured], machine: Measured, cores: int, dim: i
     }
 
 
+def fit_growth(rows: NDArray[np.float64], seconds: NDArray[np.float64]) -> tuple[float, float]:
+    """c and m of seconds = c n log2(1 + n / m), for n rows: of many values of m, the one that is nearest."""
+    found = []
+    for few in np.geomspace(10, 1e6, 101):
+        shape = rows * np.log2(1 + rows / few)
+        (row,) = least_squares([shape], seconds)
+        found.append((float(np.sum((row * shape / seconds - 1) ** 2)), float(row), float(few)))
+    _, row, few = min(found)
+    return row, few
+
+
 def _fit_hnsw(points: Sequence[Measured], cores: int, dim: int) -> dict[str, Any]:
     rows = np.array([each["rows"] for each in points], np.float64)
-    (build,) = least_squares([rows * np.log2(rows) / cores], [each["build_seconds"] for each in points])
+    row, few = fit_growth(rows, np.array([each["build_seconds"] for each in points]) * cores)
     searches = [(each["rows"], one) for each in points for one in each["efforts"]]
     steps = [one["ef_search"] * math.log2(n) for n, one in searches]
     reads = [hnsw_read_bytes(n, dim) for n, _ in searches]
     base, step, byte = least_squares([1, steps, reads], [one["p50_seconds"] for _, one in searches])
     graph = [each["rows"] * IndexConfig().bytes_per_row(dim) for each in points]
     return {
-        "hnsw_row": float(build),
+        "hnsw_row": row,
+        "hnsw_few": few,
         "hnsw_disk": float(np.mean([each["index_bytes"] / one for each, one in zip(points, graph, strict=True)])),
         "hnsw_base": float(base),
         "hnsw_step": float(step),
@@ -270,8 +335,8 @@ def _fit_ivf(points: Sequence[Measured], machine: Measured, cores: int, dim: int
 
 def committed(model: Model, points: Sequence[Measured], run: Run) -> dict[str, Any]:
     """What the package keeps: coefficients, the machine, and where they come from."""
-    (measured,) = (each for each in points if each["part"] == "machine")
-    machine = facts.machine()
+    (measured,) = (each for each in medians(points) if each["part"] == "machine")
+    machine = points[0]["stamp"]["machine"]
     return {
         "coefficients": asdict(model),
         "hardware": {
@@ -287,13 +352,33 @@ def committed(model: Model, points: Sequence[Measured], run: Run) -> dict[str, A
         "measured": max(each["date"] for each in points),
         "shared_machine": any(each["shared"] for each in points),
         "mixed": sorted(
-            f"{name}: other {what}"
+            f"{each['part']}-{each['rows']}: other {what}"
             for each in points
-            for name in [f"{each['part']}-{each['rows']}"]
-            for what in differing(run, name, each)
+            for what in differing(each, _like(run, each["part"], points[0]))
         ),
-        "rows": {part: [each["rows"] for each in points if each["part"] == part] for part in PARTS},
+        "rows": {part: list(run.rows[part]) for part in PARTS},
+        "rounds": dict(run.rounds),
     }
+
+
+def _like(run: Run, part: str, point: Measured) -> dict[str, Any]:
+    """The stamp of a point of this part that belongs to `point`."""
+    return stamp(run, part) | {each: point["stamp"][each] for each in _MIXABLE}
+
+
+def _together(run: Run, paths: Mapping[str, Path], *, anew: bool, mixed: bool) -> None:
+    """Check that the points that are there belong together, and with those that are to be measured now.
+
+    Raises:
+        ValueError: they do not.
+    """
+    there = [(name, path) for name, path in paths.items() if path.exists()]
+    if not there:
+        return
+    first = json.loads(there[0][1].read_text(encoding="utf-8"))
+    for name, path in there:
+        part = _part(name)
+        kept(path, stamp(run, part) if anew else _like(run, part, first), mixed=mixed)
 
 
 def main() -> None:
@@ -308,21 +393,21 @@ def main() -> None:
     parser.add_argument("--shared", action="store_true", help="other work is on the machine")
     options = parser.parse_args()
     run = Run(**read_parameters(options.run))
-    place = options.scratch / "points"
-    place.mkdir(parents=True, exist_ok=True)
+    paths = {name: options.scratch / "points" / f"{name}.json" for name in run.points()}
+    asked = [name for name in paths if options.points and name.rpartition("/")[2] in options.points.split(",")]
+    asked = asked or [name for name, path in paths.items() if not path.exists()]
     if not options.points:
-        for name in run.points():  # first, so that nothing is measured in vain
-            kept(run, name, place / f"{name}.json", mixed=options.mixed)
+        _together(run, paths, anew=bool(asked), mixed=options.mixed)  # first, so that nothing is measured in vain
     data = options.data or laion_like.cached(run.shard_rows, run.seed)
-    for name in options.points.split(",") if options.points else run.points():
-        if options.points or not (place / f"{name}.json").exists():
-            say(f"measuring {name}")
-            point = measure(run, name, data, options.scratch, shared=options.shared)
-            (place / f"{name}.json").write_text(json.dumps(point) + "\n", encoding="utf-8")
+    for name in asked:
+        say(f"measuring {name}")
+        point = measure(run, name, data, options.scratch, shared=options.shared)
+        paths[name].parent.mkdir(parents=True, exist_ok=True)
+        paths[name].write_text(json.dumps(point) + "\n", encoding="utf-8")
     if options.points:
         return
-    points = [json.loads((place / f"{name}.json").read_text(encoding="utf-8")) for name in run.points()]
-    machine = facts.machine()
+    points = [json.loads(path.read_text(encoding="utf-8")) for path in paths.values()]
+    machine = points[0]["stamp"]["machine"]
     package = committed(fit(points, machine["cores"], run.dim), points, run)
     options.model.write_text(json.dumps(package, indent=1) + "\n", encoding="utf-8")
     result = {
