@@ -215,6 +215,15 @@ def shard_files(directory: Path, number: int = 0) -> list[Path]:
     return [directory / name.format(number) for name in ("img_emb_{}.npy", "text_emb_{}.npy", "metadata_{}.parquet")]
 
 
+def under_numbers(shard: Path, directory: Path, shards: int) -> Path:
+    """`directory`, made here, in which links show the shard's files under so many numbers."""
+    directory.mkdir()
+    for number in range(shards):
+        for source, target in zip(shard_files(shard), shard_files(directory, number), strict=True):
+            target.symlink_to(source.resolve())
+    return directory
+
+
 def check(system: System, shard: Path, database: Path, shards: int) -> dict[str, Any]:
     """Compare what `system` holds with the files; all `shards` of them came from those of shard 0.
 

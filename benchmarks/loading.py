@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from benchmarks import facts, laion_like, tutorial_steps
 from benchmarks.files import HERE, read_parameters, read_through, say, write_result
-from benchmarks.load_systems import CLIPHOUSE, PEERS, TUTORIAL, System, own_command, shard_files
+from benchmarks.load_systems import CLIPHOUSE, PEERS, TUTORIAL, System, own_command, shard_files, under_numbers
 from benchmarks.watch import Watched, disk_bytes, watch
 
 PACKAGES = (
@@ -233,11 +233,7 @@ def load_as_the_tutorial(bench: Bench) -> dict[str, Any]:
 def load_many(bench: Bench, shard: Path) -> dict[str, Any]:
     """The shard's files under many numbers, by one command; and when each shard was in, in seconds from its start."""
     with bench.place("shards") as directory:
-        directory.mkdir()
-        for number in range(bench.run.shards):
-            for source, target in zip(shard_files(shard), shard_files(directory, number), strict=True):
-                target.symlink_to(source)
-        told = bench.load(CLIPHOUSE, directory, shards=bench.run.shards)
+        told = bench.load(CLIPHOUSE, under_numbers(shard, directory, bench.run.shards), shards=bench.run.shards)
     finished = [
         {"shard": each["shard"], "seconds": max(0.0, each["at"] - told["started"])}  # the ledger may know seconds only
         for each in told.pop("shards")

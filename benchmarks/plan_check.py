@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import laion_like, plan_figures, plan_text
 from benchmarks.files import HERE, read_parameters, say
-from benchmarks.plan_fit import Run, measure
+from benchmarks.plan_points import Run, measure
 from benchmarks.report import CHECKED, kind_of, newest_results
 from cliphouse.cost_model import fitted, measured_hardware
 

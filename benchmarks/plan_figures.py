@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,27 @@ class Figure:
         return self.predicted / self.measured - 1
 
 
+def medians(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One point for each part and number of rows, whose figures are the medians over its rounds."""
+    rounds: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for each in points:
+        rounds.setdefault((each["part"], each["rows"]), []).append(each)
+    return [_median(each) for each in rounds.values()]
+
+
+def _median(values: Sequence[Any]) -> Any:
+    """The median of each number, in values that have all the same shape; of the rest, the first."""
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {key: _median([each[key] for each in values]) for key in first if key != "stamp"}
+    if isinstance(first, list):
+        return [_median(each) for each in zip(*values, strict=True)]
+    if isinstance(first, int | float) and not isinstance(first, bool):
+        middle = statistics.median(values)
+        return int(middle) if isinstance(first, int) else middle
+    return first
+
+
 def of_points(points: Iterable[Mapping[str, Any]], dim: int, model: Model, hardware: Hardware) -> list[Figure]:
     """The points of a fit, or others measured in the same way."""
     measured = [(what, point["rows"], value) for point in points for what, value in _of_point(point) if value]
@@ -45,7 +67,8 @@ def of_indexes(result: Mapping[str, Any], model: Model, hardware: Hardware) -> l
     here = Hardware(disk_read=hardware.disk_read, disk_write=hardware.disk_write, **machine)
     rows, systems = run["rows"] * run["shards"], {name: named(result, f"cliphouse_{name}") for name in _INDEXES}
     exact = named(result, "cliphouse_exact")
-    measured = [("load", exact["build"]["load_seconds"])] if exact else []
+    loads = [system["build"]["load_seconds"] for system in (exact, *systems.values()) if system]
+    measured = [("load", statistics.median(loads))] if loads else []
     if latency := p50_at(exact, "text", 0.0):
         measured.append(("exact latency", latency / 1000))
     for kind, system in systems.items():
@@ -60,10 +83,11 @@ def of_indexes(result: Mapping[str, Any], model: Model, hardware: Hardware) -> l
 
 def _of_point(point: Mapping[str, Any]) -> Iterable[tuple[str, float | None]]:
     part = point["part"]
-    if "stamp" in point and part != "machine":  # before, other work had been done in the process
+    if "resident_bytes" in point:
         yield f"{part} memory", point["resident_bytes"]
-    if part == "exact":
+    if part in ("exact", "load"):
         yield "load", point["load_seconds"]
+    if part == "exact":
         yield "table disk", point["table_bytes"]
         yield "exact latency", point["cached"]["p50_seconds"]
     if part in _INDEXES:

@@ -15,31 +15,25 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import statistics
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks import facts, laion_like
 from benchmarks.files import HERE, read_parameters, say, write_result
+from benchmarks.plan_figures import medians
+from benchmarks.plan_points import PARTS, Measured, Run, differing, like, measure, together
 from cliphouse.clusters import count_for
 from cliphouse.cost_model import Model
 from cliphouse.costs import hnsw_read_bytes, ivf_flops, ivf_read_bytes
-from cliphouse.hardware import disk_speed
 from cliphouse.types import IndexConfig
 
 #: The coefficients, where the package reads them.
 MODEL_FILE = HERE.parent / "src" / "cliphouse" / "cost_model.json"
-PARTS = ("machine", "disk", "exact", "hnsw", "ivf")
 #: Recalls from which the effort that reaches another one is told: few misses are chance, and many follow another law.
 _TELLING = (0.6, 0.995)
 #: What the result says of what was measured.
@@ -49,150 +43,6 @@ _NOTES = {
     "hnsw": "`Collection.build_index(config=IndexConfig())`: bf16, M 64, ef_construction 256",
     "ivf": "`Collection.build_index(config=IvfConfig())`: inverted lists in tables, on disk",
 }
-Measured = Mapping[str, Any]
-#: What decides the figures of a point.
-_SOURCES = (
-    *(f"benchmarks/{name}.py" for name in ("laion_like", "plan_work", "systems", "truth", "watch")),
-    "src/cliphouse/**/*.py",
-)
-_PACKAGES = ("chdb", "chdb-core", "numpy")
-#: What `--mixed` allows to differ between points. Others answered another question.
-_MIXABLE = frozenset({"machine", "sources", "packages"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What to measure: each part over the first of `shard_rows` rows drawn with `seed`, so many as `rows[part]` lists.
-
-    `queries` texts, drawn with `query_seed` and after `warm_up` others, are asked for `k` results, with each of
-    `efforts[part]`. `machine` measures disk and processor, `disk` writes as many bytes as that many rows hold, `exact`
-    measures loading and exact searches, the others an index. Each is measured `rounds[part]` times, round by round,
-    because a machine that is rented is not always as fast.
-    """
-
-    name: str
-    kind: Literal["plan"]
-    title: str
-    shard_rows: int
-    seed: int
-    dim: int
-    k: int
-    queries: int
-    query_seed: int
-    warm_up: int
-    rows: Mapping[str, Sequence[int]]
-    rounds: Mapping[str, int]
-    efforts: Mapping[str, Sequence[Mapping[str, int]]]
-
-    def points(self) -> list[str]:
-        """The names of all points in the order they are measured: round, part and rows."""
-        return [
-            f"{turn}/{part}-{rows}"
-            for turn in range(1, max(self.rounds.values()) + 1)
-            for part in PARTS
-            if turn <= self.rounds[part]
-            for rows in self.rows[part]
-        ]
-
-
-def measure(run: Run, name: str, data: Path, scratch: Path, *, shared: bool) -> dict[str, Any]:
-    """One point, with when and where it was measured."""
-    part, rows = _part(name), int(name.rpartition("-")[2])
-    before = os.getloadavg()[0]
-    return {
-        **(_disk(rows, run.dim, scratch) if part == "disk" else _work(run, part, rows, data, scratch)),
-        **facts.commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "stamp": stamp(run, part),
-        "load_average": before,
-        "shared": shared,
-    }
-
-
-def _part(name: str) -> str:
-    """The part of a point's name, as round/part-rows."""
-    return name.rpartition("/")[2].rpartition("-")[0]
-
-
-def _disk(rows: int, dim: int, scratch: Path) -> dict[str, Any]:
-    """How fast as many bytes are written, and read, as the vectors of so many rows take."""
-    write, read = disk_speed(scratch, rows * dim * 4)
-    return {"part": "disk", "rows": rows, "engine": "", "disk_write": write, "disk_read": read}
-
-
-def _work(run: Run, part: str, rows: int, data: Path, scratch: Path) -> dict[str, Any]:
-    job = scratch / "job.json"
-    wanted = {"part": part, "rows": rows, "data": str(data.resolve()), "place": str((scratch / "db").resolve())}
-    wanted |= {each: getattr(run, each) for each in ("k", "queries", "query_seed", "warm_up")}
-    job.write_text(json.dumps(wanted | {"efforts": list(run.efforts[part])}), encoding="utf-8")
-    command = [sys.executable, "-m", "benchmarks.plan_work", str(job)]
-    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(
-            f"{part} over {rows:,} rows failed with {done.returncode}: {' '.join(done.stderr.splitlines()[-3:])}"
-        )
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
-
-
-def stamp(run: Run, part: str) -> dict[str, Any]:
-    """What must be the same for two points to belong together, as it is now."""
-    asked = {each: getattr(run, each) for each in ("shard_rows", "seed", "k", "queries", "query_seed", "warm_up")}
-    now = {
-        "machine": facts.machine(),
-        "sources": facts.sources_digest(HERE.parent, _SOURCES),
-        "packages": {package: version(package) for package in _PACKAGES},
-        "parameters": asked | {"efforts": run.efforts[part]},
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(now))  # as it will be read
-    return plain
-
-
-def kept(path: Path, wanted: Mapping[str, Any], *, mixed: bool) -> dict[str, Any] | None:
-    """The point that was measured before, if one was, and belongs to others of the stamp `wanted`.
-
-    Raises:
-        ValueError: on another machine, from other sources or with other packages, and not `mixed`; or other parameters.
-    """
-    if not path.exists():
-        return None
-    point: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    different = differing(point, wanted)
-    if different and not (mixed and different <= _MIXABLE):
-        advice = ", or take it as it is with --mixed" if different <= _MIXABLE else ""
-        raise ValueError(
-            f"{path} was measured with other {', '.join(sorted(different))}; remove it to measure again{advice}"
-        )
-    return point
-
-
-def differing(point: Measured, wanted: Mapping[str, Any]) -> set[str]:
-    """What of a point's stamp is not as wanted."""
-    known = point.get("stamp", {})
-    return {each for each, value in wanted.items() if known.get(each) != value}
-
-
-def medians(points: Sequence[Measured]) -> list[dict[str, Any]]:
-    """One point for each part and number of rows, whose figures are the medians over its rounds."""
-    rounds: dict[tuple[str, int], list[Measured]] = {}
-    for each in points:
-        rounds.setdefault((each["part"], each["rows"]), []).append(each)
-    return [_median(each) for each in rounds.values()]
-
-
-def _median(values: Sequence[Any]) -> Any:
-    """The median of each number, in values that have all the same shape; of the rest, the first."""
-    first = values[0]
-    if isinstance(first, Mapping):
-        return {key: _median([each[key] for each in values]) for key in first if key != "stamp"}
-    if isinstance(first, list):
-        return [_median(each) for each in zip(*values, strict=True)]
-    if isinstance(first, int | float) and not isinstance(first, bool):
-        middle = statistics.median(values)
-        return int(middle) if isinstance(first, int) else middle
-    return first
-
-
 def least_squares(columns: Sequence[ArrayLike], values: ArrayLike) -> NDArray[np.float64]:
     """The coefficients, none below 0, of the sum of `columns` that is nearest to `values`, as a share of each.
 
@@ -243,24 +93,28 @@ def fit(points: Sequence[Measured], cores: int, dim: int) -> Model:
     return Model(
         dim=dim,
         write_share=min(1.0, disk["disk_write"] / machine["disk_write"]),
+        **_fit_load([*by_part["exact"], *by_part["load"]], cores),
         **_fit_exact(by_part["exact"], machine, cores, dim),
         **_fit_hnsw(by_part["hnsw"], cores, dim),
         **_fit_ivf(by_part["ivf"], machine, cores, dim),
     )
 
 
+def _fit_load(points: Sequence[Measured], cores: int) -> dict[str, Any]:
+    rows = np.array([each["rows"] for each in points], np.float64)
+    fixed, row = least_squares([1, rows / cores], [each["load_seconds"] for each in points])
+    return {"load_fixed": float(fixed), "load_row": float(row)}
+
+
 def _fit_exact(points: Sequence[Measured], machine: Measured, cores: int, dim: int) -> dict[str, Any]:
     rows = np.array([each["rows"] for each in points], np.float64)
     column = rows * dim * 2
-    load_fixed, load_row = least_squares([1, rows / cores], [each["load_seconds"] for each in points])
     base, cached = least_squares([1, column / cores], [each["cached"]["p50_seconds"] for each in points])
     _, paged = least_squares([1, column / cores], [each["paged"]["p50_seconds"] for each in points])
     _, cold = least_squares([1, column], [each["cold"]["p50_seconds"] for each in points])
     return {
         "metadata_bytes": float(np.mean([each["table_bytes"] for each in points] / rows)) - 4 * dim,
         "engine_bytes": float(np.mean([each["resident_bytes"] for each in points])),
-        "load_fixed": float(load_fixed),
-        "load_row": float(load_row),
         "exact_base": float(base),
         "cached_byte": float(cached),
         "paged_byte": float(max(paged, cached)),
@@ -354,31 +208,11 @@ def committed(model: Model, points: Sequence[Measured], run: Run) -> dict[str, A
         "mixed": sorted(
             f"{each['part']}-{each['rows']}: other {what}"
             for each in points
-            for what in differing(each, _like(run, each["part"], points[0]))
+            for what in differing(each, like(run, each["part"], points[0]))
         ),
         "rows": {part: list(run.rows[part]) for part in PARTS},
         "rounds": dict(run.rounds),
     }
-
-
-def _like(run: Run, part: str, point: Measured) -> dict[str, Any]:
-    """The stamp of a point of this part that belongs to `point`."""
-    return stamp(run, part) | {each: point["stamp"][each] for each in _MIXABLE}
-
-
-def _together(run: Run, paths: Mapping[str, Path], *, anew: bool, mixed: bool) -> None:
-    """Check that the points that are there belong together, and with those that are to be measured now.
-
-    Raises:
-        ValueError: they do not.
-    """
-    there = [(name, path) for name, path in paths.items() if path.exists()]
-    if not there:
-        return
-    first = json.loads(there[0][1].read_text(encoding="utf-8"))
-    for name, path in there:
-        part = _part(name)
-        kept(path, stamp(run, part) if anew else _like(run, part, first), mixed=mixed)
 
 
 def main() -> None:
@@ -397,7 +231,7 @@ def main() -> None:
     asked = [name for name in paths if options.points and name.rpartition("/")[2] in options.points.split(",")]
     asked = asked or [name for name, path in paths.items() if not path.exists()]
     if not options.points:
-        _together(run, paths, anew=bool(asked), mixed=options.mixed)  # first, so that nothing is measured in vain
+        together(run, paths, anew=bool(asked), mixed=options.mixed)  # first, so that nothing is measured in vain
     data = options.data or laion_like.cached(run.shard_rows, run.seed)
     for name in asked:
         say(f"measuring {name}")

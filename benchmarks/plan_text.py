@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.plan_figures import WITHIN, Figure, of_indexes, of_points
+from benchmarks.plan_figures import WITHIN, Figure, medians, of_indexes, of_points
 from benchmarks.text import opening, size, table
 from cliphouse.clusters import MAX_SAMPLE_ROWS, SAMPLE_PER_CLUSTER
 from cliphouse.cost_model import Hardware, Model, from_json
@@ -78,7 +78,7 @@ def _ways(found: Plan) -> Iterator[tuple[str, ...]]:
 def fit_table(result: Result) -> str:
     """The model against the points it was fitted to."""
     hardware = Hardware(**result["model"]["hardware"])
-    return figures_table(of_points(result["points"], result["parameters"]["dim"], model_of(result), hardware))
+    return figures_table(of_points(medians(result["points"]), result["parameters"]["dim"], model_of(result), hardware))
 
 
 def figures_table(figures: Sequence[Figure]) -> str:
