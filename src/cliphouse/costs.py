@@ -319,8 +319,8 @@ def _ivf(wanted: Wanted, hardware: Hardware, model: Model) -> Cost:
 
 
 def _choice(wanted: Wanted, hardware: Hardware, model: Model, exact: Cost, hnsw: Cost, ivf: Cost) -> Choice:
-    """The scan if nobody waits for it, or no index is much faster; the graph if it fits, is soon built and pays; else the
-    lists, if they are built in a time that one can wait.
+    """The scan if nobody waits for it, or no index is much faster; the graph if it fits, is soon built and pays; else
+    the lists, if they are built in a time that one can wait.
     """
     if not ivf.missing and ivf.build_seconds > LONGEST_LISTS:
         ivf = replace(ivf, missing=_too_long(wanted, hardware, model, ivf))
