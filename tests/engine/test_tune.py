@@ -88,12 +88,12 @@ def test_searches_take_the_effort_and_it_stays_with_the_index(
 @pytest.mark.parametrize("config", [GRAPH, LISTS], ids=lambda config: config.kind)
 def test_the_effort_is_near_the_least(local: Collection, config: IndexConfig | IvfConfig) -> None:
     local.build_index(config=config)
-    tuned = only(tune(local, recall=0.9))
+    tuned = only(tune(local, recall=0.95))
     assert tuned.effort is not None
     efforts = [point.effort for point in tuned.points]
     assert efforts == sorted(set(efforts))
-    little = [point.effort for point in tuned.points if point.recall < 0.9]
-    enough = [point.effort for point in tuned.points if point.recall >= 0.9]
+    little = [point.effort for point in tuned.points if point.recall < 0.95]
+    enough = [point.effort for point in tuned.points if point.recall >= 0.95]
     assert little, "the first effort that is tried is too little here"
     assert little[-1] < tuned.effort <= enough[0]
     assert enough[0] <= max(1.1 * little[-1], little[-1] + 1)
