@@ -11,6 +11,9 @@
         InvalidImage                  exit 2  http 400
         ImageNotAllowed               exit 2  http 403
         InvalidFilter                 exit 2  http 400
+        StatementRefused              exit 2  http 400
+        ImageUrlNotAllowed            exit 2  http 403
+        ImageUrlFailed                exit 2  http 400
         UnknownDatabase               exit 2  http 404
         UnknownCollection             exit 2  http 404
         UnknownItem                   exit 2  http 404
@@ -137,6 +140,33 @@ class InvalidFilter(UsageError):
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"the filter {where!r} is not valid: {reason}")
         self.where, self.reason = where, reason
+
+
+class StatementRefused(UsageError):
+    """SQL that those who ask from outside may not run."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the statement was not run: {reason}")
+        self.reason = reason
+
+
+class ImageUrlNotAllowed(UsageError):
+    """An address that the service does not fetch pictures from."""
+
+    http_status = 403
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the picture was not fetched: {reason}; send the picture itself")
+        self.reason = reason
+
+
+class ImageUrlFailed(UsageError):
+    """An address that gave no picture."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        url = shown(url)
+        super().__init__(f"cannot fetch the picture {url}: {reason}; send the picture itself")
+        self.url, self.reason = url, reason
 
 
 class UnknownDatabase(UsageError):
