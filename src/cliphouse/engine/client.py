@@ -170,9 +170,10 @@ class Engine:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A connection that keeps its state (SET, USE, temporary tables) from statement to statement."""
-        connection = self._open(stateful=True)
+        connection, work = self._open(stateful=True), current()
         try:
-            yield Session(self, connection)
+            with work.runs(connection) if work else nullcontext():
+                yield Session(self, connection)
         finally:
             connection.close()
 

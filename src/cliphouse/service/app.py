@@ -12,8 +12,9 @@ from starlette.responses import Response
 
 from cliphouse import __version__
 from cliphouse.collection import Collection
+from cliphouse.encoders.access import ImageAccess
 from cliphouse.errors import CliphouseError
-from cliphouse.service import problems, searching
+from cliphouse.service import problems, searching, sql
 from cliphouse.service.pool import Pool
 from cliphouse.service.settings import Settings
 from cliphouse.service.state import State
@@ -25,6 +26,8 @@ def create_app(collection: Collection, settings: Settings | None = None) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        collection.image_access = ImageAccess(settings.pictures)
+        collection.install_functions()
         pool = Pool(collection.engine, workers=settings.workers, waiting=settings.waiting, timeout=settings.timeout)
         app.state.service = State(settings, collection, pool)
         try:
@@ -41,6 +44,7 @@ def create_app(collection: Collection, settings: Settings | None = None) -> Fast
         openapi_url="/api/v1/openapi.json",
     )
     app.include_router(searching.router, prefix="/api/v1")
+    app.include_router(sql.router, prefix="/api/v1")
 
     @app.exception_handler(CliphouseError)
     async def ours(request: Request, error: CliphouseError) -> Response:
