@@ -78,7 +78,7 @@ def test_a_filter_is_one_expression_as_the_engine_writes_it(engine: Engine, wher
         ),
         *("1\0", "\ud800", "caption = '\\xff'", "multiMatchAny(caption, ['a{1,1000}']) = 1"),
         "encode_text(caption) = []",
-        " OR ".join(["encode_text('a') = []"] * 5),
+        " OR ".join(["encode_text('a') = []"] * 9),
     ],
 )
 def test_anything_else_is_no_filter(engine: Engine, where: str) -> None:
@@ -171,6 +171,13 @@ def test_names_without_a_database_are_those_of_the_one_that_was_chosen(engine: E
         *("SELECT * FROM dictionary('x')", "SELECT * FROM cluster('x', a.b)", "SELECT * FROM hdfs('x')"),
         *("SELECT sleep(3)", "SELECT hostName()", "SELECT dictGet('a', 'b', 1)", "SELECT joinGet('a', 'b', 1)"),
         *("SELECT _encode_image('/x')", "SELECT aiGenerate('x')", "SELECT addressToLine(1)", "SELECT nope()"),
+        *(
+            "SELECT encode_text(caption) FROM laion",
+            "SELECT * APPLY encode_text FROM laion",
+            "SELECT encode_text('a', 'b')",
+        ),
+        *("SELECT arrayMap(x -> encode_text(x), ['a'])", "SELECT encode_text(repeat('a', 10))", "SELECT encode_text()"),
+        "SELECT " + ", ".join(["encode_text('a')"] * 9),
         *("SELECT @@version", "SELECT * FROM {t:Identifier}", "SELECT {t:Identifier} FROM laion", "SELECT 1\0"),
         *("SELECT " + "(" * 3000 + "1" + ")" * 3000, "SELECT " + "NOT " * 2000 + "1", "SELECT " + "1" * 100_001),
     ],

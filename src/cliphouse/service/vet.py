@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from cliphouse.engine import Engine
 from cliphouse.errors import InvalidFilter, StatementRefused
 from cliphouse.schema import denied_name
-from cliphouse.service.contract import MAX_SQL, MAX_WHERE
+from cliphouse.service.contract import MAX_SQL, MAX_TEXT, MAX_WHERE
 from cliphouse.service.vet_names import (
     FILTER_FUNCTIONS,
     INFORMATION_SCHEMA,
@@ -28,8 +28,8 @@ from cliphouse.service.vet_names import (
 from cliphouse.service.vet_tree import Node, NotATree, NotRead, nodes, one_line, parse, read, write
 from cliphouse.types import CollectionInfo, Query
 
-#: How often a filter may call the encoder.
-_MOST_ENCODED = 4
+#: How often a filter or statement may call the encoder.
+_MOST_ENCODED = 8
 #: Types that a filter may cast to: none is larger than what it is made of.
 _PLAIN_TYPE = re.compile(
     r"(Nullable\()?(U?Int(8|16|32|64)|Float(32|64)|BFloat16|Bool|String|Date(32)?|DateTime(64\(\d\))?)\)?"
@@ -100,8 +100,8 @@ def _check_filter(engine: Engine, tree: Node, columns: Iterable[str]) -> None:
             raise NotRead("a filter may cast to plain numbers, texts and dates only")
         if full == "encode_text":
             encoded += 1
-            if len(arguments) != 1 or not _text(arguments) or encoded > _MOST_ENCODED:
-                raise NotRead(f"encode_text takes one constant text, at most {_MOST_ENCODED} times")
+            if len(arguments) != 1 or not 0 < len(_text(arguments)) <= MAX_TEXT or encoded > _MOST_ENCODED:
+                raise NotRead(f"encode_text takes one constant of up to {MAX_TEXT:,} characters, {_MOST_ENCODED} times")
 
 
 def _text(arguments: list[Node]) -> str:
@@ -186,7 +186,7 @@ class _Judge:
 
     def __init__(self, engine: Engine, served: str, database: str) -> None:
         self._engine, self._served, self._database = engine, served, database
-        self._functions = functions(engine)
+        self._functions, self._encoded = functions(engine), 0
 
     def plain(self, sql: str) -> Statement:
         """A statement that has no tree, by its text as the engine writes it."""
@@ -256,10 +256,20 @@ class _Judge:
 
     def _call(self, node: Node, named: set[str]) -> None:
         name = str(node["name"])
-        self._function(name, named)
         arguments = node.get("arguments", {}).get("children", [])
+        if name in OURS:
+            self._encode(name, arguments)
+            return
+        self._function(name, named)
         if _MEMBERSHIP.fullmatch(name) and len(arguments) == 2 and arguments[1]["type"] == "Identifier":
             self._table(_parts(arguments[1]))  # a IN t
+
+    def _encode(self, name: str, arguments: list[Node]) -> None:
+        """An encoder runs for each row of a column, where neither time nor memory are the engine's to limit."""
+        self._encoded += 1
+        constant = len(arguments) == 1 and (arguments[0]["type"] == "QueryParameter" or _text(arguments))
+        if not constant or len(_text(arguments)) > MAX_TEXT or self._encoded > _MOST_ENCODED:
+            raise NotRead(f"{name} takes one constant of up to {MAX_TEXT:,} characters, {_MOST_ENCODED} times")
 
     def _function(self, name: str, named: set[str]) -> None:
         allowed = self._functions.allowed(name)

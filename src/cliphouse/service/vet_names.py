@@ -129,7 +129,7 @@ class Functions:
         found = self.find(name)
         if found is None:
             bare = next((name[: -len(end)] for end in _COMBINATORS if name.endswith(end) and name != end), None)
-            if name in OURS | _OPERATORS:
+            if name in _OPERATORS:
                 return True
             return self.allowed(bare) and self.aggregates(bare) if bare else None
         full, category = found
