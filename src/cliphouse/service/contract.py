@@ -103,14 +103,10 @@ class PictureQuery(SearchOptions, Filters):
     collection: str | None = Field(None, max_length=200, description="By default the one that is served")
     where: str | None = Field(None, min_length=1, max_length=MAX_WHERE, description="One SQL expression")
 
-    def request(self, target: Target) -> SearchRequest:
-        """The search for `target` with these options."""
-        given = self.model_dump(exclude_unset=True)
-        names = Filters.model_fields.keys()
-        filters = {name: given.pop(name) for name in names & given.keys()}
-        options = SearchOptions.model_fields.keys() | Selection.model_fields.keys()
-        kept = {name: value for name, value in given.items() if name in options}
-        return SearchRequest(query=target, filters=Filters(**filters), **kept)
+    def selection(self) -> Selection:
+        """Which rows are searched."""
+        filters = Filters(**{name: getattr(self, name) for name in Filters.model_fields})
+        return Selection(collection=self.collection, filters=filters, where=self.where)
 
 
 class SearchQuery(PictureQuery):

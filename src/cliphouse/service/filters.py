@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -23,6 +24,14 @@ _COLUMNS: Mapping[Subject, Sequence[str]] = {
     "similarity": ("similarity",),
     "caption": ("caption", "text"),
 }
+_ANY, _NUMBER, _TEXT = re.compile(""), re.compile(r"^(Nullable\()?(U?Int|Float)\d+\)?$"), re.compile(r"\bString\b")
+_TYPES: Mapping[Subject, re.Pattern[str]] = {
+    "width": _NUMBER,
+    "height": _NUMBER,
+    "similarity": _NUMBER,
+    "domain": _TEXT,
+    "caption": _TEXT,
+}
 _SUBJECTS: Mapping[str, Subject] = {
     "nsfw": "nsfw",
     "min_width": "width",
@@ -38,8 +47,9 @@ _SUBJECTS: Mapping[str, Subject] = {
 
 
 def column_of(subject: Subject, columns: Mapping[str, str]) -> str | None:
-    """The column that holds it, or None if there is none; `columns` maps names to types."""
-    usable = {name.lower(): name for name in reversed(columns) if is_identifier(name)}
+    """The column that holds it, or None if there is none of a type that will do; `columns` maps names to types."""
+    kind = _TYPES.get(subject, _ANY)
+    usable = {name.lower(): name for name, type_ in columns.items() if is_identifier(name) and kind.search(type_)}
     return next((usable[name] for name in _COLUMNS[subject] if name in usable), None)
 
 

@@ -102,7 +102,7 @@ def _thumbnail(collection: Collection, settings: Settings, item: int, side: int,
     named = [name for name in _NAMING if name in collection.info().columns]
     if not named:
         return None
-    sql = f"SELECT {', '.join(map(identifier, named))} FROM {identifier(collection.name)} WHERE id = {{item:Int64}} LIMIT 1"
+    sql = f"SELECT {', '.join(map(identifier, named))} FROM {identifier(collection.name)} WHERE id = {{item:Int64}}"
     rows = collection.engine.query(Statement(sql=sql, parameters={"item": item})).rows
     place = _file_of(dict(zip(named, rows[0], strict=True)), settings) if rows else None
     if place is None:

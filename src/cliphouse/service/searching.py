@@ -24,7 +24,6 @@ from cliphouse.service.contract import (
     SearchRequest,
     SearchResponse,
     Selection,
-    Target,
 )
 from cliphouse.service.selecting import condition_of
 from cliphouse.service.state import State, state_of
@@ -61,7 +60,7 @@ class Found:
 @router.post("/search", operation_id="search")
 async def search(request: SearchRequest, state: Annotated[State, Depends(state_of)]) -> SearchResponse:
     """The k rows nearest to a text, a picture, a vector or another row, nearest first."""
-    return await _answer(state, request, await targets.wanted(request.query, state.settings))
+    return await _answer(state, request, request, await targets.wanted(request.query, state.settings))
 
 
 @router.get("/search", operation_id="search_by_query_string")
@@ -70,10 +69,10 @@ async def search_by_query_string(
 ) -> SearchResponse:
     """The same with everything in the query string, for curl and for links."""
     try:
-        request = query.request(query.target())
+        target = query.target()
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
-    return await search(request, state)
+    return await _answer(state, query.selection(), query, await targets.wanted(target, state.settings))
 
 
 @router.post("/search/image", operation_id="search_by_picture", openapi_extra=_PICTURE_BODY)
@@ -82,19 +81,18 @@ async def search_by_picture(
 ) -> SearchResponse:
     """The k rows nearest to a picture, whose file is the body of the request; the options are in the query string."""
     data = await targets.body(request, state.settings)
-    target = Target.model_construct(text=None, image=None, image_url=None, vector=None, id=None, by=None)
-    return await _answer(state, query.request(target), Wanted(target, data))
+    return await _answer(state, query.selection(), query, Wanted(data=data))
 
 
-async def _answer(state: State, request: SearchRequest, wanted: Wanted) -> SearchResponse:
+async def _answer(state: State, selection: Selection, options: SearchOptions, wanted: Wanted) -> SearchResponse:
     began = time.perf_counter()
-    if request.k > state.settings.max_k:
-        raise UsageError(f"k may be {state.settings.max_k:,} at most here, got {request.k:,}; go on with offset")
+    if options.k > state.settings.max_k:
+        raise UsageError(f"k may be {state.settings.max_k:,} at most here, got {options.k:,}; go on with offset")
 
     def work() -> tuple[Found, list[HitModel]]:
-        collection = state.collection_of(request.collection)
-        found = run(collection, state, request, request, wanted)
-        return found, _models(state, collection, found, request.columns)
+        collection = state.collection_of(selection.collection)
+        found = run(collection, state, selection, options, wanted)
+        return found, _models(state, collection, found, options.columns)
 
     found, hits = await state.pool.run(work)
     plan = found.hits.plan
@@ -112,9 +110,7 @@ async def _answer(state: State, request: SearchRequest, wanted: Wanted) -> Searc
     )
 
 
-def run(
-    collection: Collection, state: State, selection: Selection, options: SearchOptions, wanted: Wanted
-) -> Found:
+def run(collection: Collection, state: State, selection: Selection, options: SearchOptions, wanted: Wanted) -> Found:
     """The search that a request describes; to be called in a place of the pool."""
     info = collection.info()
     query, like = wanted.query(collection, info, options.column, state.settings)

@@ -35,8 +35,8 @@ class State:
             return self.collection
         if name not in self._others:
             # Any other table that somebody keeps there is not for the service to read.
-            if name not in catalog.names(self.collection.engine):
-                raise UnknownCollection(name, "the database that is served")
+            if name not in (known := catalog.names(self.collection.engine)):
+                raise UnknownCollection(name, "this database", known=known)
             while len(self._others) >= _COLLECTIONS_KEPT:
                 self._others.pop(next(iter(self._others)), None)
             self._others[name] = Collection(self.collection.engine, name)

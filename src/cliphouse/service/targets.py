@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to look for, with the bytes of its picture if it has one: those are there before a place is taken."""
+    """What to look for: the bytes of a picture, which are there before a place is taken, or something else."""
 
-    target: Target
+    target: Target | None = None
     data: bytes | None = None
 
     def query(
@@ -41,6 +41,8 @@ class Wanted:
         target = self.target
         if self.data is not None:
             return uploads.picture(self.data, settings), None
+        if target is None:
+            return None, None
         if target.id is not None and target.by not in (None, column):
             return _embedding(collection, info, f"{target.by}_embedding", target.id), None
         return (target.text if target.text is not None else target.vector), target.id
@@ -54,9 +56,9 @@ async def wanted(target: Target, settings: Settings) -> Wanted:
         ImageUrlNotAllowed, ImageUrlFailed: its address is not to be fetched, or gives nothing.
     """
     if target.image is not None:
-        return Wanted(target, uploads.from_base64(target.image, settings))
+        return Wanted(data=uploads.from_base64(target.image, settings))
     if target.image_url is not None:
-        return Wanted(target, await fetch.picture(target.image_url, settings))
+        return Wanted(data=await fetch.picture(target.image_url, settings))
     return Wanted(target)
 
 
