@@ -13,7 +13,6 @@ from cliphouse.errors import CliphouseError
 from cliphouse.service import filters, targets, uploads
 from cliphouse.service.contract import (
     CollectionModel,
-    CollectionsResponse,
     ColumnModel,
     EncodeRequest,
     EncodeResponse,
@@ -29,15 +28,13 @@ router = APIRouter(tags=["service"])
 
 
 @router.get("/collections", operation_id="collections")
-async def collections(state: Annotated[State, Depends(state_of)]) -> CollectionsResponse:
-    """All collections of the database."""
+async def collections(state: Annotated[State, Depends(state_of)]) -> list[CollectionModel]:
+    """All collections of the database, by name."""
 
-    def work() -> CollectionsResponse:
+    def work() -> list[CollectionModel]:
         engine = state.collection.engine
         infos = filter(None, (catalog.find(engine, name) for name in catalog.names(engine)))
-        return CollectionsResponse(
-            collections=[_collection(info, catalog.count_rows(engine, info.name)) for info in infos]
-        )
+        return [_collection(info, catalog.count_rows(engine, info.name)) for info in infos]
 
     return await state.pool.run(work)
 

@@ -252,12 +252,6 @@ class StatusResponse(BaseModel):
     evaluation: dict[str, Any] | None = Field(description="The last `cliphouse evaluate`, as its --out has it")
 
 
-class CollectionsResponse(BaseModel):
-    """All collections of the database, by name."""
-
-    collections: list[CollectionModel]
-
-
 class EncodeRequest(Strict):
     """A text or a picture."""
 
