@@ -186,9 +186,14 @@ class UnknownCollection(UsageError):
 
     http_status = 404
 
-    def __init__(self, collection: str, where: str) -> None:
+    def __init__(self, collection: str, where: str, *, known: Iterable[str] | None = None) -> None:
         super().__init__(
-            f"there is no collection {collection!r} in {where}; load one with: cliphouse load DIR --db {where}"
+            f"there is no collection {collection!r} in {where}; "
+            + (
+                f"load one with: cliphouse load DIR --db {where}"
+                if known is None
+                else f"it has: {', '.join(known) or 'none'}"
+            )
         )
         self.collection = collection
 

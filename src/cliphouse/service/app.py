@@ -14,7 +14,7 @@ from cliphouse import __version__
 from cliphouse.collection import Collection
 from cliphouse.encoders.access import ImageAccess
 from cliphouse.errors import CliphouseError
-from cliphouse.service import problems, searching, sql
+from cliphouse.service import about, exporting, items, openapi, pictures, problems, searching, sql
 from cliphouse.service.pool import Pool
 from cliphouse.service.settings import Settings
 from cliphouse.service.state import State
@@ -43,8 +43,9 @@ def create_app(collection: Collection, settings: Settings | None = None) -> Fast
         redoc_url=None,
         openapi_url="/api/v1/openapi.json",
     )
-    app.include_router(searching.router, prefix="/api/v1")
-    app.include_router(sql.router, prefix="/api/v1")
+    for part in (searching, items, pictures, exporting, about, sql):
+        app.include_router(part.router, prefix="/api/v1")
+    openapi.describe(app)
 
     @app.exception_handler(CliphouseError)
     async def ours(request: Request, error: CliphouseError) -> Response:
