@@ -126,3 +126,11 @@ def test_reading_forgets_no_cache_of_the_searches(client: TestClient) -> None:
     before = engine.writes()
     ask(client, "SELECT count() FROM laion")
     assert engine.writes() == before
+
+
+def test_the_statement_that_a_search_shows_can_be_sent(client: TestClient) -> None:
+    body = {"query": {"text": "red car"}, "k": 3, "where": "width > 1"}
+    search = client.post("/api/v1/search", json=body).json()
+    found = ask(client, search["plan"]["sql"])
+    place = [column["name"] for column in found["columns"]].index("id")
+    assert [row[place] for row in found["rows"]] == [hit["id"] for hit in search["hits"]]

@@ -178,6 +178,18 @@ def test_names_without_a_database_are_those_of_the_one_that_was_chosen(engine: E
         ),
         *("SELECT arrayMap(x -> encode_text(x), ['a'])", "SELECT encode_text(repeat('a', 10))", "SELECT encode_text()"),
         "SELECT " + ", ".join(["encode_text('a')"] * 9),
+        *(
+            "SELECT * FROM `system.users`",
+            "SELECT 1 IN `system.users`",
+            "DESCRIBE `system.users`",
+            "SHOW COLUMNS FROM `a' b`",
+        ),
+        *(
+            "SELECT * FROM `laion_denied `",
+            "SELECT * FROM `laion_denied\\0`",
+            "SHOW INDEX FROM `a'b`",
+            "EXISTS `a``b`.c",
+        ),
         *("SELECT @@version", "SELECT * FROM {t:Identifier}", "SELECT {t:Identifier} FROM laion", "SELECT 1\0"),
         *("SELECT " + "(" * 3000 + "1" + ")" * 3000, "SELECT " + "NOT " * 2000 + "1", "SELECT " + "1" * 100_001),
     ],

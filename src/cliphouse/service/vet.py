@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from cliphouse.engine import Engine
 from cliphouse.errors import InvalidFilter, StatementRefused
-from cliphouse.schema import denied_name
+from cliphouse.schema import denied_name, is_identifier
 from cliphouse.service.contract import MAX_SQL, MAX_TEXT, MAX_WHERE
 from cliphouse.service.vet_names import (
     FILTER_FUNCTIONS,
@@ -283,8 +283,8 @@ class _Judge:
             raise NotRead(f"the table function {name} is not allowed")
 
     def _table(self, parts: list[str]) -> None:
-        if not parts or not all(parts) or len(parts) > 2:
-            raise NotRead("name a table as table or as database.table")
+        if not 1 <= len(parts) <= 2 or not all(map(is_identifier, parts)):
+            raise NotRead("name a table as table or as database.table, in letters, digits and underscores")
         database, table = parts if len(parts) == 2 else (self._database, parts[0])
         if database == "system":
             allowed = table in SYSTEM_TABLES
