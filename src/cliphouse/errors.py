@@ -499,14 +499,19 @@ class ServiceUnreachable(CliphouseError):
 
 
 class EngineError(CliphouseError):
-    """ClickHouse refused or failed; `code` and `name` are ClickHouse's own (60, 'UNKNOWN_TABLE')."""
+    """ClickHouse refused or failed; `code` and `name` are ClickHouse's own (60, 'UNKNOWN_TABLE').
+
+    `said` is all that it said, where somebody asked to pass that on.
+    """
 
     exit_code = 5
     http_status = 502
 
-    def __init__(self, message: str, *, code: int | None = None, name: str | None = None, sql: str = "") -> None:
+    def __init__(
+        self, message: str, *, code: int | None = None, name: str | None = None, sql: str = "", said: str = ""
+    ) -> None:
         super().__init__(message if name is None else f"{message} ({name}, code {code})")
-        self.code, self.name, self.sql = code, name, sql
+        self.code, self.name, self.sql, self.said = code, name, sql, said
 
 
 class StorageError(EngineError):

@@ -170,7 +170,13 @@ def test_names_without_a_database_are_those_of_the_one_that_was_chosen(engine: E
         ),
         *("SELECT * FROM dictionary('x')", "SELECT * FROM cluster('x', a.b)", "SELECT * FROM hdfs('x')"),
         *("SELECT sleep(3)", "SELECT hostName()", "SELECT dictGet('a', 'b', 1)", "SELECT joinGet('a', 'b', 1)"),
-        *("SELECT _encode_image('/x')", "SELECT aiGenerate('x')", "SELECT addressToLine(1)", "SELECT nope()"),
+        *(
+            "SELECT _encode_image('/x')",
+            "SELECT aiGenerate('x')",
+            "SELECT addressToLine(1)",
+            "SELECT nope()",
+            "SELECT `fi\nle`(1)",
+        ),
         *(
             "SELECT encode_text(caption) FROM laion",
             "SELECT * APPLY encode_text FROM laion",

@@ -80,6 +80,9 @@ _OUTFILE = frozenset({"is_outfile_append", "is_outfile_truncate", "is_into_outfi
 class NotRead(Exception):
     """The text is no statement that can be looked into; the reason in one line."""
 
+    def __init__(self, reason: str) -> None:
+        super().__init__(" ".join(reason.split()))  # which may repeat what was sent
+
 
 class NotATree(NotRead):
     """It is a statement whose tree the engine does not give."""
