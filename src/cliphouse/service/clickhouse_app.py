@@ -16,7 +16,7 @@ import socket
 import string
 import time
 import uuid
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -49,6 +49,10 @@ _FOREVER = 30 * 24 * 3600.0
 _DRAINED_BYTES = 2**20
 #: An answer that is held back until its end.
 _BUFFER_BYTES = 64 * 2**20
+#: So much is held back of every other.
+_HELD_BYTES = 2**16
+#: A shorter answer is not worth compressing.
+_COMPRESSED_BYTES = 1024
 
 _TYPES = (
     (("JSONEachRow", "JSONLines", "NDJSON", "JSONCompactEachRow"), "application/x-ndjson; charset=UTF-8"),
@@ -230,7 +234,7 @@ class _Exchange:
             must_exist=asked.flag("session_check"),
             timeout=given.get("session_timeout"),
         )
-        out = Outgoing()
+        out = Outgoing(_BUFFER_BYTES if self._wanted.whole else _HELD_BYTES)
 
         # A session of somebody who only reads keeps nothing: it is a name.
         keep = place.name is not None and self._settings.allow_writes
@@ -270,31 +274,26 @@ class _Exchange:
     async def _answer(self, parsed: Statement, form: str, task: asyncio.Future[Answer], out: Outgoing) -> None:
         gone = asyncio.ensure_future(self._incoming.gone())
         try:
-            # One piece is held back: what is complete by then goes out with its length, and an error with its status.
-            held = bytearray()
-            most = _BUFFER_BYTES if self._wanted.whole else 0
-            while (piece := await self._race(out.next(task), gone)) is not None:
-                if held and len(held) + len(piece) > most:
+            while True:
+                piece = out.take()
+                if piece is not None:
                     await self._begin(parsed, form, Answer())
-                    await self._body(bytes(held))
-                    held.clear()
-                held += piece
+                    await self._body(piece)
+                elif task.done():
+                    break
+                else:
+                    await asyncio.wait((out.ready, task, gone), return_when=asyncio.FIRST_COMPLETED)
+                if gone.done() and not task.done():
+                    raise gone.result()
             answer = await task  # what went wrong is raised here
-            await self._begin(parsed, form, answer, last=bytes(held))
+            await self._begin(parsed, form, answer, last=out.last())
         finally:
             gone.cancel()
 
-    @staticmethod
-    async def _race(getting: Coroutine[object, object, bytes | None], gone: asyncio.Future[Exception]) -> bytes | None:
-        next_ = asyncio.ensure_future(getting)
-        await asyncio.wait((next_, gone), return_when=asyncio.FIRST_COMPLETED)
-        if next_.done():
-            return next_.result()
-        next_.cancel()
-        raise gone.result()
-
     async def _begin(self, parsed: Statement, form: str, answer: Answer, last: bytes | None = None) -> None:
         """Send the status and headers if they have not been sent, and with `last` the end of the body."""
+        if last is not None and not self._begun and len(last) < _COMPRESSED_BYTES:
+            self._wanted.encoding = None
         self._wanted.packer = self._wanted.packer or blocks.packer(self._wanted.encoding)
         data = None if last is None else self._wanted.packer.pack(last) + self._wanted.packer.end()
         if not self._begun:
