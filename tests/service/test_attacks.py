@@ -185,6 +185,19 @@ def test_addresses_are_not_fetched_unless_told(client: TestClient, url: str) -> 
     assert problem["type"] == "image-url-not-allowed"
 
 
+def test_addresses_inside_are_not_fetched_even_if_told(collection: Collection, place: Path) -> None:
+    settings = Settings(fetch_images=True, pictures=(place / "pictures",))
+    with TestClient(create_app(collection, settings), raise_server_exceptions=False) as client:
+        for url in (
+            "http://127.0.0.1/",
+            "http://localhost:80/",
+            "http://169.254.169.254/latest/",
+            "file:///etc/passwd",
+        ):
+            problem = refused(client.post("/api/v1/search", json={"query": {"image_url": url}}), 403, 422)
+            assert problem["type"] == "image-url-not-allowed"
+
+
 def test_pictures_of_rows_are_those_below_the_directories(client: TestClient, collection: Collection) -> None:
     rows = collection.engine.query(Query(sql="SELECT id, image_path FROM laion")).rows
     assert len(rows) == 8

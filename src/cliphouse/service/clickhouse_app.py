@@ -26,6 +26,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cliphouse.collection import Collection
+from cliphouse.encoders.access import ImageAccess
 from cliphouse.engine import Answer
 from cliphouse.errors import CliphouseError, EngineError
 from cliphouse.service import clickhouse_blocks as blocks
@@ -93,6 +94,7 @@ class _Interface:
         await send({"type": "lifespan.shutdown.complete"})
 
     def start(self) -> None:
+        self._collection.image_access = ImageAccess(self._settings.pictures)
         self._collection.install_functions()
         self._timezone = str(self._engine.query(Query(sql="SELECT timezone()")).rows[0][0])
         timeout = _FOREVER if self._settings.allow_writes else self._settings.timeout
