@@ -42,6 +42,8 @@
       DownloadFailed                  exit 3  http 503  another source, or another time
       SourceUnavailable               exit 3  http 503  another address, or another time
       InsufficientMemory              exit 4  http 507  a smaller request or a larger machine
+      ServiceError                    exit 1  http 502  a service that was asked said no
+      ServiceUnreachable              exit 5  http 503
       EngineError                     exit 5  http 502  ClickHouse said no
         StorageError                  exit 5  http 507  the data directory cannot be used
           DirectoryInUse              exit 5  http 503
@@ -468,6 +470,27 @@ class InsufficientMemory(CliphouseError):
             f"{what} needs about {size(needed_bytes)} of memory, {size(available_bytes)} are available; {advice}"
         )
         self.needed_bytes, self.available_bytes = needed_bytes, available_bytes
+
+
+class ServiceError(CliphouseError):
+    """A service refused or failed; `status` is HTTP's, `type` the kind of its problem: "unknown-item"."""
+
+    http_status = 502
+
+    def __init__(self, status: int, type: str, detail: str, retry_after: int | None = None) -> None:  # noqa: A002
+        super().__init__(detail)
+        self.status, self.type, self.retry_after = status, type, retry_after
+
+
+class ServiceUnreachable(CliphouseError):
+    """No service answers at an address, or not in time."""
+
+    exit_code = 5
+    http_status = 503
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"no service answers at {shown(url)}: {reason}; start one with: cliphouse serve")
+        self.url, self.reason = url, reason
 
 
 class EngineError(CliphouseError):

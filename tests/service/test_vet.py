@@ -8,7 +8,7 @@ import pytest
 
 from cliphouse.engine import Engine, connect
 from cliphouse.errors import InvalidFilter, StatementRefused
-from cliphouse.service.vet import Statement, check_expression, check_statement, read_statement
+from cliphouse.service.vet import Statement, check_expression, check_statement, check_structure, read_statement
 from cliphouse.types import CollectionInfo
 
 COLUMNS = {
@@ -180,3 +180,30 @@ def test_anything_else_is_refused_in_one_line(engine: Engine, sql: str) -> None:
         check_statement(engine, sql)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 600
+
+
+def test_a_structure_is_names_and_types(engine: Engine) -> None:
+    given = "a Int8, `b c` Nullable(String), c Array(Tuple(x Int8, y Enum8('a)' = 1))), d DateTime64(3, 'UTC')"
+    assert check_structure(engine, given) == given.replace("a Int8", "`a` Int8", 1).replace(", c ", ", `c` ").replace(
+        ", d ", ", `d` "
+    )
+    for wrong in [
+        *(
+            "",
+            "a",
+            "a Int8) AS SELECT (1",
+            "a String DEFAULT file('x')",
+            "a String MATERIALIZED file('x')",
+            "a DEFAULT 1",
+        ),
+        *(
+            "a String ALIAS file('x')",
+            "a String TTL now()",
+            "a Int8) ENGINE = File(CSV",
+            "a Int8, INDEX i a TYPE minmax",
+        ),
+        *("a Int8 PRIMARY KEY", "a Int8, CONSTRAINT c CHECK file('x')", "a Int8); DROP TABLE laion; (", "a Int8 --"),
+        *("a String EPHEMERAL file('x')", "a Int8, PROJECTION p (SELECT 1)", "a Int8 CODEC(ZSTD)"),
+    ]:
+        with pytest.raises(StatementRefused):
+            check_structure(engine, wrong)

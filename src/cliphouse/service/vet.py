@@ -25,7 +25,7 @@ from cliphouse.service.vet_names import (
     TABLE_FUNCTIONS,
     functions,
 )
-from cliphouse.service.vet_tree import Node, NotATree, NotRead, nodes, one_line, read, write
+from cliphouse.service.vet_tree import Node, NotATree, NotRead, nodes, one_line, parse, read, write
 from cliphouse.types import CollectionInfo, Query
 
 #: How often a filter may call the encoder.
@@ -35,6 +35,9 @@ _PLAIN_TYPE = re.compile(
     r"(Nullable\()?(U?Int(8|16|32|64)|Float(32|64)|BFloat16|Bool|String|Date(32)?|DateTime(64\(\d\))?)\)?"
 )
 _FILTER_NODES = frozenset({"ExpressionList", "Function", "Identifier", "Literal"})
+_TYPE_NODES = frozenset(
+    {"DataType", "EnumDataType", "TupleDataType", "ExpressionList", "NameTypePair", "Literal", "Identifier"}
+)
 _EXPLAINED = frozenset(
     {"EXPLAIN", "EXPLAIN AST", "EXPLAIN SYNTAX", "EXPLAIN QUERY TREE", "EXPLAIN PIPELINE", "EXPLAIN ESTIMATE"}
 )
@@ -138,6 +141,35 @@ def read_statement(engine: Engine, sql: str, *, database: str | None = None) -> 
         return judge.statement(tree)
     except NotRead as error:
         raise StatementRefused(str(error)) from error
+
+
+def check_structure(engine: Engine, structure: str) -> str:
+    """Names and types of columns, and nothing else, as the engine's parser wrote them back: `a Int8, b String`.
+
+    Raises:
+        StatementRefused: it is something else; a DEFAULT, for one, could call any function.
+    """
+    try:
+        tree = parse(engine, f"CREATE TEMPORARY TABLE t ({structure})", most=MAX_SQL)
+        _check_structure(tree)
+        return write(engine, tree).partition("(")[2].rpartition(")")[0].strip()
+    except NotRead as error:
+        raise StatementRefused(str(error)) from error
+
+
+def _check_structure(tree: Node) -> None:
+    wrong = NotRead("the structure of a table is names and types only")
+    told = {part for part, value in tree.items() if value}
+    if told != {"type", "table", "table_ast", "is_temporary", "columns_list"} or tree["type"] != "CreateQuery":
+        raise wrong
+    if tree["columns_list"].keys() != {"type", "columns"}:
+        raise wrong
+    for column in tree["columns_list"]["columns"]["children"]:
+        if {part for part, value in column.items() if value} != {"type", "name", "data_type"}:
+            raise wrong
+        for node, _ in nodes(column["data_type"]):
+            if node["type"] not in _TYPE_NODES:
+                raise wrong
 
 
 _databases: WeakKeyDictionary[Engine, str] = WeakKeyDictionary()

@@ -92,12 +92,7 @@ def read(engine: Engine, text: str, *, most: int) -> Node:
         NotATree: the parser knows the statement and gives no tree of it.
         NotRead: it is no statement, several, or one with parts that strangers may not use.
     """
-    if len(text) > most:
-        raise NotRead(f"it is longer than {most:,} characters")
-    try:
-        tree = json.loads(_call(engine, "parseQueryToJSON", text))
-    except RecursionError:
-        raise NotRead("it nests too deeply") from None
+    tree = parse(engine, text, most=most)
     for count, (node, depth) in enumerate(nodes(tree)):
         if depth > MAX_DEPTH or count > MAX_NODES:
             raise NotRead("it nests too deeply" if depth > MAX_DEPTH else "it has too many parts")
@@ -107,7 +102,22 @@ def read(engine: Engine, text: str, *, most: int) -> Node:
         for part, value in node.items():
             if part not in known and part != "type" and not (part in _OUTFILE and value is False):
                 raise NotRead(f"{_clause(part)} is not allowed")
-    return tree  # type: ignore[no-any-return]
+    return tree
+
+
+def parse(engine: Engine, text: str, *, most: int) -> Node:
+    """The tree of one statement of at most so many characters, whatever it is.
+
+    Raises:
+        NotATree, NotRead: as `read`.
+    """
+    if len(text) > most:
+        raise NotRead(f"it is longer than {most:,} characters")
+    try:
+        tree: Node = json.loads(_call(engine, "parseQueryToJSON", text))
+    except RecursionError:
+        raise NotRead("it nests too deeply") from None
+    return tree
 
 
 def one_line(engine: Engine, text: str) -> str:
