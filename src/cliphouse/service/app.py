@@ -16,7 +16,18 @@ from cliphouse import __version__
 from cliphouse.collection import Collection
 from cliphouse.encoders.access import ImageAccess
 from cliphouse.errors import CliphouseError
-from cliphouse.service import about, exporting, health, items, openapi, pictures, problems, searching, sql
+from cliphouse.service import (
+    about,
+    clip_retrieval,
+    exporting,
+    health,
+    items,
+    openapi,
+    pictures,
+    problems,
+    searching,
+    sql,
+)
 from cliphouse.service.access import Gate
 from cliphouse.service.bodies import BodyLimit
 from cliphouse.service.leaving import Leaving
@@ -68,7 +79,9 @@ def create_app(collection: Collection, settings: Settings | None = None, metrics
     app.include_router(health.router)
     for part in (searching, items, pictures, exporting, about, sql):
         app.include_router(part.router, prefix="/api/v1")
+    app.include_router(clip_retrieval.router)
     openapi.describe(app)
+    app.add_middleware(clip_retrieval.OpenToPages)  # the last, and so the outermost
 
     @app.exception_handler(CliphouseError)
     async def ours(request: Request, error: CliphouseError) -> Response:
