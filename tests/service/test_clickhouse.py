@@ -8,6 +8,7 @@ import http.client
 import json
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -172,6 +173,17 @@ def test_headers(writable: int) -> None:
     assert answer.headers["X-ClickHouse-Timezone"]
     assert answer.headers["X-ClickHouse-Server-Display-Name"]
     assert json.loads(answer.headers["X-ClickHouse-Summary"])["read_rows"] == "3"
+
+
+def test_an_answer_does_not_wait_for_its_headers_to_be_acknowledged(writable: int) -> None:
+    took = []
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", writable)) as connection:
+        for _ in range(21):
+            began = time.perf_counter()
+            connection.request("POST", "/", "SELECT 1")
+            assert connection.getresponse().read() == b"1\n"
+            took.append(time.perf_counter() - began)
+    assert sorted(took)[10] < 0.035  # Nagle's 40 ms
 
 
 def test_errors_have_status_code_and_name(writable: int) -> None:
