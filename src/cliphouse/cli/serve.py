@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import webbrowser
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--clickhouse-port",
     type=click.IntRange(0, 65535),
-    default=0,
     metavar="PORT",
-    help="Speak ClickHouse's HTTP interface on this port as well, for example 8123.",
+    help="Speak ClickHouse's HTTP interface on this port as well, for example 8123; 0 takes any free one.",
 )
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @click.option(
@@ -82,7 +82,7 @@ def serve(
     pictures: tuple[Path, ...],
     allow_image_urls: bool,
     allow_writes: bool,
-    clickhouse_port: int,
+    clickhouse_port: int | None,
     open_page: bool,
     log_format: Form,
     encoder: str | None,
@@ -130,24 +130,30 @@ def serve(
         pictures=pictures,
         fetch_images=allow_image_urls,
         allow_writes=allow_writes,
-        clickhouse_port=clickhouse_port,
         **chosen,
     )
     logs.configure(log_format)
-    with (
-        server.listen(host, port) as listener,
-        open_collection(db, collection, encoder=encoder, device=device) as opened,
-    ):
-        name = f"[{host}]" if ":" in host else host
-        address = f"{'https' if context else 'http'}://{name}:{listener.getsockname()[1]}"
-        opened.info()  # that there is one
+    with ExitStack() as stack:
+        listener = stack.enter_context(server.listen(host, port))
+        beside = None if clickhouse_port is None else stack.enter_context(server.listen(host, clickhouse_port))
+        opened = stack.enter_context(open_collection(db, collection, encoder=encoder, device=device))
+        if beside and not opened.engine.capabilities.embedded:
+            raise UsageError(
+                f"{opened.engine.location} speaks ClickHouse's interface itself; leave --clickhouse-port out"
+            )
+        if not (beside and allow_writes):  # or it may still be to be loaded, through that port
+            opened.info()
+        scheme, name = "https" if context else "http", f"[{host}]" if ":" in host else host
+        address = f"{scheme}://{name}:{listener.getsockname()[1]}"
 
         def ready() -> None:
+            if beside:
+                click.echo(f"ClickHouse's HTTP interface is at {scheme}://{name}:{beside.getsockname()[1]}")
             click.echo(f"{collection} is served at {address} (Ctrl-C ends it)")
             if open_page:
                 threading.Thread(target=webbrowser.open, args=(f"{address}/",), daemon=True).start()
 
-        server.run(opened, settings, listener, context=context, ready=ready)
+        server.run(opened, settings, listener, clickhouse=beside, context=context, ready=ready)
 
 
 def _keys(key: str | None, path: Path | None) -> frozenset[str]:

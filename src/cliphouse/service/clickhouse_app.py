@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cliphouse.collection import Collection
 from cliphouse.engine import Answer
-from cliphouse.errors import CliphouseError, EngineError
+from cliphouse.errors import Busy, CliphouseError, EngineError, TimedOut
 from cliphouse.service import clickhouse_blocks as blocks
 from cliphouse.service import clickhouse_forms as forms
 from cliphouse.service import clickhouse_work as work
@@ -35,7 +35,8 @@ from cliphouse.service.clickhouse_errors import refused, status_of, text_of
 from cliphouse.service.clickhouse_request import MAX_QUERY_BYTES, Arguments, Statement, arguments, statement
 from cliphouse.service.clickhouse_sessions import Place, Running, Sessions
 from cliphouse.service.clickhouse_streams import ClientGone, Incoming, Outgoing
-from cliphouse.service.pool import Busy, Pool, TimedOut
+from cliphouse.service.metrics import Metrics
+from cliphouse.service.pool import Pool
 from cliphouse.service.settings import Settings
 from cliphouse.types import Query
 
@@ -70,6 +71,7 @@ class _Interface:
         self._collection, self._settings = collection, settings
         self._engine = collection.engine
         self._sessions, self._running = Sessions(), Running()
+        self._metrics = Metrics()  # of its own: other statements than those of the service
         self._pool: Pool | None = None
         self._timezone = "UTC"
         self._name = socket.gethostname()
@@ -85,18 +87,18 @@ class _Interface:
         self.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self.stop()
+        await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
     def start(self) -> None:
         self._collection.install_functions()
         self._timezone = str(self._engine.query(Query(sql="SELECT timezone()")).rows[0][0])
         timeout = _FOREVER if self._settings.allow_writes else self._settings.timeout
-        self._pool = Pool(self._engine, workers=_PLACES, waiting=0, timeout=timeout)
+        self._pool = Pool(self._engine, self._metrics, workers=_PLACES, waiting=0, timeout=timeout)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         if self._pool is not None:
-            self._pool.close()
+            await self._pool.close()
         self._sessions.close()
 
 

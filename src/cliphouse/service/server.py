@@ -9,14 +9,16 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from cliphouse.collection import Collection
 from cliphouse.errors import UsageError
 from cliphouse.service.app import create_app
+from cliphouse.service.clickhouse_app import create_clickhouse_app
 from cliphouse.service.logs import event
 from cliphouse.service.settings import Settings
 
@@ -90,12 +92,25 @@ def run(
     settings: Settings,
     listener: socket.socket,
     *,
+    clickhouse: socket.socket | None = None,
     context: ssl.SSLContext | None = None,
     ready: Callable[[], None],
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then let the requests that run end; `ready` is called when requests are taken."""
+    """Serve until SIGINT or SIGTERM, then let the requests that run end; `ready` is called when requests are taken.
+
+    On `clickhouse`, if it is given, the same process speaks ClickHouse's HTTP interface.
+    """
+    service = _Server(_config(create_app(collection, settings), context), ready)
+    if clickhouse is None:
+        asyncio.run(service.serve([listener]))
+        return
+    beside = _Beside(_config(create_clickhouse_app(collection, settings), context))
+    asyncio.run(_both(service, listener, beside, clickhouse))
+
+
+def _config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Config:
     config = uvicorn.Config(
-        create_app(collection, settings),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -109,7 +124,21 @@ def run(
         config.ssl_certfile = "given"  # asks for https in what the application is told of itself
     config.load()
     config.ssl = context
-    asyncio.run(_Server(config, ready).serve([listener]))
+    return config
+
+
+async def _both(service: _Server, listener: socket.socket, beside: _Beside, clickhouse: socket.socket) -> None:
+    """Serve both, the second from before the first is ready until after it has ended."""
+    running = asyncio.create_task(beside.serve([clickhouse]))
+    up = asyncio.create_task(beside.up.wait())
+    await asyncio.wait((running, up), return_when=asyncio.FIRST_COMPLETED)
+    up.cancel()
+    try:
+        if not running.done():
+            await service.serve([listener])
+    finally:
+        beside.should_exit, beside.force_exit = True, service.force_exit
+        await running
 
 
 class _Server(uvicorn.Server):
@@ -137,3 +166,18 @@ class _Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self.should_exit = True
         event("stopping", signal=signal.Signals(number).name, at_once=self.force_exit or None)
+
+
+class _Beside(uvicorn.Server):
+    """A server that leaves signals to the other one."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]  # uvicorn's is a generator of one
+        return nullcontext()
