@@ -51,7 +51,7 @@ def find(collection: Collection, vector: ArrayLike, wish: Wish, metrics: Metrics
     # Only rows that say they are safe, and not all but those that say they are not: tags are whatever a dataset has.
     where = f"NSFW IN ({', '.join(map(literal, SAFE))})" if wish.safe else None
     name = f"{wish.column}_embedding"
-    reach = min(2 * wish.k + _SPARE, MAX_K) if wish.deduplicate else wish.k
+    reach = min(wish.k + wish.k // 2 + _SPARE, MAX_K) if wish.deduplicate else wish.k
     while True:
         params = SearchParams(k=reach, column=wish.column, where=where, columns=(name,) if wish.deduplicate else ())
         with metrics.timed("knn_index_time"):
