@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import webbrowser
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from cliphouse.service.logs import Form
 
 
+_SECOND = "--clickhouse-port"
 _FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -51,11 +53,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--allow-image-urls", is_flag=True, help="Let requests name a picture by url, which the service fetches.")
 @click.option("--allow-writes", is_flag=True, help="Let ClickHouse's interface insert and change, too.")
 @click.option(
-    "--clickhouse-port",
+    _SECOND,
     type=click.IntRange(0, 65535),
-    default=0,
     metavar="PORT",
-    help="Speak ClickHouse's HTTP interface on this port as well, for example 8123.",
+    help="Speak ClickHouse's HTTP interface on this port as well, for example 8123; 0 takes any free one.",
 )
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @click.option(
@@ -82,7 +83,7 @@ def serve(
     pictures: tuple[Path, ...],
     allow_image_urls: bool,
     allow_writes: bool,
-    clickhouse_port: int,
+    clickhouse_port: int | None,
     open_page: bool,
     log_format: Form,
     encoder: str | None,
@@ -130,12 +131,12 @@ def serve(
         pictures=pictures,
         fetch_images=allow_image_urls,
         allow_writes=allow_writes,
-        clickhouse_port=clickhouse_port,
         **chosen,
     )
     logs.configure(log_format)
     with (
         server.listen(host, port) as listener,
+        nullcontext() if clickhouse_port is None else server.listen(host, clickhouse_port, _SECOND) as clickhouse,
         open_collection(db, collection, encoder=encoder, device=device) as opened,
     ):
         name = f"[{host}]" if ":" in host else host
@@ -144,10 +145,13 @@ def serve(
 
         def ready() -> None:
             click.echo(f"{collection} is served at {address} (Ctrl-C ends it)")
+            if clickhouse is not None:
+                scheme = "clickhouses" if context else "clickhouse"
+                click.echo(f"ClickHouse's interface: {scheme}://{name}:{clickhouse.getsockname()[1]}/default")
             if open_page:
                 threading.Thread(target=webbrowser.open, args=(f"{address}/",), daemon=True).start()
 
-        server.run(opened, settings, listener, context=context, ready=ready)
+        server.run(opened, settings, listener, clickhouse=clickhouse, context=context, ready=ready)
 
 
 def _keys(key: str | None, path: Path | None) -> frozenset[str]:

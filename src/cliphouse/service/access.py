@@ -97,7 +97,7 @@ class Gate:
         await (refused or self._app)(scope, receive, send)
 
     def _refusal(self, request: Request) -> Response | None:
-        if self._hosts and _host(request.headers) not in self._hosts:
+        if self._hosts and host_of(request.headers) not in self._hosts:
             detail = (
                 "the Host header names another host than this service was started for; "
                 "ask for it as localhost, or start it with --host"
@@ -126,7 +126,7 @@ def _come_again(request: Request, seconds: float) -> Response:
     return problems.answer(request, 429, "too-many-requests", detail, headers=headers)
 
 
-def _host(headers: Headers) -> str:
+def host_of(headers: Headers) -> str:
     """The name in the Host header, without a port."""
     host = headers.get("host", "").strip().lower()
     if host.startswith("["):

@@ -42,10 +42,10 @@ from cliphouse.service.state import State
 _ENCODER_SECONDS = 5.0
 
 
-def create_app(collection: Collection, settings: Settings | None = None) -> FastAPI:
+def create_app(collection: Collection, settings: Settings | None = None, metrics: Metrics | None = None) -> FastAPI:
     """The application that serves `collection`, which stays the caller's to close after it."""
     settings = settings or Settings()
-    metrics = Metrics()
+    metrics = metrics or Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

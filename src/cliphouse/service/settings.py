@@ -33,4 +33,3 @@ class Settings:
     pictures: tuple[Path, ...] = ()
     fetch_images: bool = False
     allow_writes: bool = False
-    clickhouse_port: int = 0  # 0 is none
