@@ -3,10 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-crash test-oracle check bench bench-encoders bench-load bench-many bench-indexes bench-plan check-plan report clean
+.PHONY: demo demo-web test test-crash test-oracle check bench bench-encoders bench-load bench-many bench-indexes bench-plan check-plan report clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
+
+# What it writes last is there: it went to its end.
+demo-web: $(VENV)/installed
+	@test -e demo.png -a -d cliphouse-demo || $(BIN)/python -m demo
+	$(BIN)/cliphouse serve --db cliphouse-demo --pictures demo-data/pictures --open
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
@@ -75,6 +80,12 @@ $(VENV)/oracle: $(VENV)/test
 	$(BIN)/python -m pip install --quiet --group oracle
 	touch $@
 
-$(VENV)/test $(VENV)/check $(VENV)/bench: $(VENV)/%: $(VENV)/installed
+# The real client of clip-retrieval, without the torch, faiss and Flask of its server.
+$(VENV)/test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group test
+	$(BIN)/python -m pip install --quiet --no-deps 'clip-retrieval>=2.44,<3'
+	touch $@
+
+$(VENV)/check $(VENV)/bench: $(VENV)/%: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@

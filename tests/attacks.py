@@ -46,7 +46,9 @@ def state(collection: Collection, place: Path) -> list[object]:
 
 def filled(text: str, place: Path) -> str:
     """An attack with the secret's place, and one that must not be written."""
-    return text.format(file=place / "secret.txt", out=place / "out.txt") if "{" in text else text
+    if "{" not in text:
+        return text
+    return text.format(file=place / "secret.txt", out=place / "out.txt", outside=place / "outside.png")
 
 
 #: Statements, with {file} and {out} for the secret's place and one that must not be written.
@@ -91,6 +93,8 @@ STATEMENTS = [
     "SELECT * APPLY (x -> file('{file}')) FROM laion",
     "SELECT * REPLACE (file('{file}') AS url) FROM laion",
     "SELECT encode_image('{file}')",
+    "SELECT encode_image('{outside}')",
+    "SELECT encode_image('http://127.0.0.1:1/')",
     "SELECT _encode_image('{file}')",
     "SELECT encode_image('/etc/passwd')",
     "SELECT aiGenerate('x')",

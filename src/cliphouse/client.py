@@ -12,11 +12,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,15 +25,20 @@ from numpy.typing import ArrayLike, NDArray
 from cliphouse.errors import InvalidImage, ServiceError, ServiceUnreachable, UsageError
 from cliphouse.hits import Hit, Hits, SearchPlan
 from cliphouse.types import HIT_COLUMNS, IndexKind, Modality, Query
+from cliphouse.vectors import query_vector
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse
+    from PIL.Image import Image
+    from urllib3 import BaseHTTPResponse, Retry
 
 Form = Literal["jsonl", "csv", "parquet"]
 
 #: Answers that say "come again": the places are taken, or the rate is used up.
 _AGAIN = frozenset({429, 503})
+_LONGEST_WAIT_SECONDS = 30.0
 _CHUNK = 1 << 20
+#: How a picture may keep its colours in a PNG.
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Client:
     """A service and one of its collections. Safe to use from several threads at once.
 
     Every method raises `ServiceError` where the service refuses or fails, and `ServiceUnreachable` where there is none.
-    A service that is busy is asked again after the time that it names, up to `retries` times.
+    A service that is busy is asked again after the time that it names, 30 seconds at most, up to `retries` times.
     """
 
     def __init__(
@@ -65,35 +71,22 @@ class Client:
 
         `ca_certificate` is the file of the authority behind a service's own TLS certificate.
         """
-        from urllib3 import PoolManager, Retry, Timeout
+        from urllib3 import PoolManager, Timeout
 
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"{url!r} is no address of a service; it begins with http:// or https://")
         self.url, self.collection = url.rstrip("/"), collection
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        again = Retry(
-            total=None,
-            connect=0,
-            read=0,
-            redirect=0,
-            other=0,
-            status=retries,
-            status_forcelist=_AGAIN,
-            allowed_methods=None,  # nothing that is asked here changes anything
-            respect_retry_after_header=True,
-            backoff_factor=0.5,
-            raise_on_status=False,
-        )
         self._http = PoolManager(
             maxsize=16,
-            retries=again,
+            retries=_again(retries),
             timeout=Timeout(connect=10, read=timeout),
             ca_certs=str(ca_certificate) if ca_certificate else None,
         )
 
     def search(
         self,
-        query: str | Path | ArrayLike | None = None,
+        query: str | Path | Image | ArrayLike | None = None,
         *,
         like: int | None = None,
         k: int = 10,
@@ -108,7 +101,7 @@ class Client:
         offset: int = 0,
         columns: Iterable[str] = (),
     ) -> Hits:
-        """The `k` rows nearest to `query` (a text, the Path of a picture, a vector) or to the row `like`.
+        """The `k` rows nearest to `query` (a text, a picture or the Path of one, a vector) or to the row `like`.
 
         The options are those of `Collection.search`; `filters` are the service's: `{"min_width": 1024}`. A hit's
         `picture` is where the service shows it, or None. `Hits.plan` says which path ran there.
@@ -173,8 +166,8 @@ class Client:
         found: list[dict[str, Any]] = self._ask("GET", "/collections")
         return found
 
-    def encode(self, query: str | Path) -> NDArray[np.float32]:
-        """The unit vector of a text, or of the picture in a file: float32 (dim,)."""
+    def encode(self, query: str | Path | Image) -> NDArray[np.float32]:
+        """The unit vector of a text, or of a picture: float32 (dim,)."""
         return np.asarray(self._ask("POST", "/encode", _target(query, None))["vector"], np.float32)
 
     def sql(self, statement: str, *, limit: int = 1000) -> SqlAnswer:
@@ -186,7 +179,7 @@ class Client:
     def export(
         self,
         out: str | Path | BinaryIO,
-        query: str | Path | ArrayLike | None = None,
+        query: str | Path | Image | ArrayLike | None = None,
         *,
         like: int | None = None,
         ids: Iterable[int] | None = None,
@@ -256,7 +249,7 @@ class Client:
         return answer
 
 
-def _target(query: str | Path | ArrayLike | None, like: int | None) -> dict[str, Any]:
+def _target(query: str | Path | Image | ArrayLike | None, like: int | None) -> dict[str, Any]:
     """What to look for, as the service wants to be told."""
     if (query is None) == (like is None):
         raise UsageError("give one thing to search for: a text, a picture's Path, a vector, or the id of a row")
@@ -264,12 +257,40 @@ def _target(query: str | Path | ArrayLike | None, like: int | None) -> dict[str,
         return {"id": int(like)}
     if isinstance(query, str):
         return {"text": query}
+    if hasattr(query, "convert"):  # a PIL image, told without importing Pillow
+        image = cast("Image", query)
+        plain = image if image.mode in _PNG_MODES else image.convert("RGB")
+        plain.save(file := io.BytesIO(), "PNG")
+        return {"image": base64.b64encode(file.getvalue()).decode()}
     if isinstance(query, Path):
         try:
             return {"image": base64.b64encode(query.read_bytes()).decode()}
         except OSError as error:
             raise InvalidImage(str(query), error.strerror or str(error)) from error
-    return {"vector": np.asarray(query, np.float64).tolist()}
+    return {"vector": query_vector(cast("ArrayLike", query), dim=0, owner="the service").tolist()}
+
+
+def _again(retries: int) -> Retry:
+    """When to ask a busy service again, and when to let it be."""
+    from urllib3 import Retry
+
+    class Bounded(Retry):
+        def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+            seconds = super().get_retry_after(response)
+            return None if seconds is None else min(seconds, _LONGEST_WAIT_SECONDS)
+
+    return Bounded(
+        total=None,
+        connect=0,
+        read=0,
+        redirect=0,
+        other=0,
+        status=retries,
+        status_forcelist=_AGAIN,
+        allowed_methods=None,  # nothing that is asked here changes anything
+        backoff_factor=0.5,
+        raise_on_status=False,
+    )
 
 
 def _hit(row: Mapping[str, Any]) -> Hit:

@@ -86,7 +86,7 @@ class Query:
 
         def filled(found: re.Match[str]) -> str:
             name, kind = found["name"], found["kind"]
-            if name not in self.parameters:  # quoted text, which may look like a placeholder
+            if name not in self.parameters:  # no placeholder, or in quotes, where it is text
                 return found[0]
             value = literal(self.parameters[name])
             return value if kind == "String" else f"CAST({value}, {literal(kind)})"

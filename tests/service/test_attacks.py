@@ -185,6 +185,19 @@ def test_addresses_are_not_fetched_unless_told(client: TestClient, url: str) -> 
     assert problem["type"] == "image-url-not-allowed"
 
 
+def test_addresses_inside_are_not_fetched_even_if_told(collection: Collection, place: Path) -> None:
+    settings = Settings(fetch_images=True, pictures=(place / "pictures",))
+    with TestClient(create_app(collection, settings), raise_server_exceptions=False) as client:
+        for url in (
+            "http://127.0.0.1/",
+            "http://localhost:80/",
+            "http://169.254.169.254/latest/",
+            "file:///etc/passwd",
+        ):
+            problem = refused(client.post("/api/v1/search", json={"query": {"image_url": url}}), 403, 422)
+            assert problem["type"] == "image-url-not-allowed"
+
+
 def test_pictures_of_rows_are_those_below_the_directories(client: TestClient, collection: Collection) -> None:
     rows = collection.engine.query(Query(sql="SELECT id, image_path FROM laion")).rows
     assert len(rows) == 8
@@ -223,3 +236,48 @@ def test_bodies_have_an_end(client: TestClient) -> None:
         refused(client.post(f"/api/v1/{route}", content=large), 400, 413, 422)
         pieces = (large[start : start + 65536] for start in range(0, len(large), 65536))
         refused(client.post(f"/api/v1/{route}", content=pieces), 400, 413, 422)
+
+
+NEIGHBOURS: list[dict[str, Any]] = [
+    {"image_url": "http://127.0.0.1/"},
+    {"image_url": "file:///etc/passwd"},
+    {"image": "/etc/passwd"},
+    {"image": base64.b64encode(png_that_says(60_000, 60_000)).decode()},
+    {"image": base64.b64encode(bytes(300_000)).decode()},
+    {"embedding_input": [0.0] * 64},
+    {"embedding_input": [1e39] * 64},
+    {"embedding_input": [10**400] * 64},
+    {"embedding_input": [1.0] * 63},
+    {"embedding_input": ["x"] * 64},
+    {"embedding_input": "/etc/passwd"},
+    {"text": ["a"]},
+    {"text": "a" * 100_000},
+    {"text": "a", "num_images": 10**30},
+    {"text": "a", "num_images": -1},
+    {"text": "a", "modality": "image_embedding) FROM system.users --"},
+    {"text": "a", "indice_name": "system.users"},
+    {"text": "a", "indice_name": "laion_denied"},
+    {"text": "a", "indice_name": "laion` WHERE 1 --"},
+    {"text": "a", "indice_name": "../../etc/passwd"},
+]
+
+
+@pytest.mark.parametrize("body", NEIGHBOURS, ids=lambda body: ascii(body)[:60])
+def test_the_interface_of_clip_retrieval(client: TestClient, body: dict[str, Any]) -> None:
+    whole = {"modality": "image", "num_images": 3, "indice_name": None} | body
+    answer = client.post("/knn-service", content=json.dumps(whole))
+    assert 400 <= answer.status_code < 500, answer.text[:300]
+    assert set(answer.json()) == {"message"}
+    assert SECRET not in answer.text
+    assert "root:" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "ids", ["1 OR 1", ["1"], [1.5], [None], [[1]], list(range(100_000))], ids=lambda ids: ascii(ids)[:20]
+)
+def test_ids_of_clip_retrieval(client: TestClient, ids: Any) -> None:
+    answer = client.post("/metadata", content=json.dumps({"indice_name": None, "ids": ids}))
+    assert 400 <= answer.status_code < 500, answer.text[:300]
+    assert set(answer.json()) == {"message"}
+    beyond = client.post("/metadata", content=json.dumps({"indice_name": None, "ids": [-1, 10**30, 2**63]}))
+    assert beyond.json() == []

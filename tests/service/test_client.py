@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import uvicorn
 from PIL import Image
 
 from cliphouse import Client, Collection
-from cliphouse.errors import InvalidImage, ServiceError, ServiceUnreachable, UsageError
+from cliphouse.errors import InvalidImage, InvalidVector, ServiceError, ServiceUnreachable, UsageError
 from cliphouse.service.app import create_app
 from cliphouse.service.settings import Settings
 from tests.data import write_shard
@@ -68,7 +69,11 @@ def test_every_kind_of_query_can_be_asked(client: Client, served: Collection, tm
     assert [hit.id for hit in client.search(vector, k=5)] == by_text
     assert client.search(like=by_text[0], k=1)[0].id == by_text[0]
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
-    assert len(client.search(tmp_path / "red.png", k=2)) == 2
+    by_file = [hit.id for hit in client.search(tmp_path / "red.png", k=2)]
+    for mode in ("RGB", "P", "CMYK"):
+        with Image.open(tmp_path / "red.png") as picture:
+            assert [hit.id for hit in client.search(picture.convert(mode), k=2)] == by_file
+    assert [hit.id for hit in client.search(vector[np.newaxis], k=5)] == by_text
     assert client.encode("dog") == pytest.approx(vector, abs=1e-6)
 
 
@@ -109,6 +114,8 @@ def test_mistakes_are_told_before_anything_is_sent(client: Client, tmp_path: Pat
         client.search()
     with pytest.raises(InvalidImage, match="No such file"):
         client.search(tmp_path / "none.jpg")
+    with pytest.raises(InvalidVector, match="NaN"):
+        client.search([0.1, float("nan")])
     with pytest.raises(UsageError, match="http://"):
         Client("localhost:8000")
 
@@ -120,3 +127,46 @@ def test_an_address_without_a_service_is_told(address: str) -> None:
         nobody.status()
     with Client(f"{address}/elsewhere") as wrong, pytest.raises(ServiceError):
         wrong.status()
+
+
+class Busy(BaseHTTPRequestHandler):
+    """Says "come again" as often as its server is told to."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked += 1
+        busy = self.server.asked <= self.server.busy
+        problem = {"type": "busy", "status": 503, "detail": "all places are taken; come again in 0 s"}
+        body = json.dumps(problem if busy else {"rows": 7}).encode()
+        self.send_response(503 if busy else 200)
+        if busy:
+            self.send_header("Retry-After", "0")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def busy() -> Iterator[HTTPServer]:
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        server.asked = server.busy = 0
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_busy_service_is_asked_again_and_not_for_ever(busy: HTTPServer) -> None:
+    busy.busy = 1
+    with Client(f"http://127.0.0.1:{busy.server_port}", retries=1) as client:
+        assert (client.count(), busy.asked) == (7, 2)
+        busy.busy = 1000
+        with pytest.raises(ServiceError, match="all places are taken") as error:
+            client.count()
+        assert (error.value.status, error.value.retry_after, busy.asked) == (503, 0, 4)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from PIL import Image
 
 from cliphouse import (
     Client,
@@ -84,6 +85,7 @@ with Collection.open("chdb:///data/laion") as collection:
 
 with Client("http://127.0.0.1:8000", api_key="key") as house:
     far: Hits = house.search("a red car", k=5, filters={"min_width": 1024}, columns=["width"])
+    far = house.search(Image.new("RGB", (8, 8)))
     nearest: Hit = far[0]
     rows: int = house.count(where="width > 100")
     frame_of_far: pd.DataFrame = far.to_pandas()

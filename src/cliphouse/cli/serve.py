@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import webbrowser
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cliphouse.service.logs import Form
 
 
+_SECOND = "--clickhouse-port"
 _FOLDER = click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -52,7 +53,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--allow-image-urls", is_flag=True, help="Let requests name a picture by url, which the service fetches.")
 @click.option("--allow-writes", is_flag=True, help="Let ClickHouse's interface insert and change, too.")
 @click.option(
-    "--clickhouse-port",
+    _SECOND,
     type=click.IntRange(0, 65535),
     metavar="PORT",
     help="Speak ClickHouse's HTTP interface on this port as well, for example 8123; 0 takes any free one.",
@@ -133,27 +134,24 @@ def serve(
         **chosen,
     )
     logs.configure(log_format)
-    with ExitStack() as stack:
-        listener = stack.enter_context(server.listen(host, port))
-        beside = None if clickhouse_port is None else stack.enter_context(server.listen(host, clickhouse_port))
-        opened = stack.enter_context(open_collection(db, collection, encoder=encoder, device=device))
-        if beside and not opened.engine.capabilities.embedded:
-            raise UsageError(
-                f"{opened.engine.location} speaks ClickHouse's interface itself; leave --clickhouse-port out"
-            )
-        if not (beside and allow_writes):  # or it may still be to be loaded, through that port
-            opened.info()
-        scheme, name = "https" if context else "http", f"[{host}]" if ":" in host else host
-        address = f"{scheme}://{name}:{listener.getsockname()[1]}"
+    with (
+        server.listen(host, port) as listener,
+        nullcontext() if clickhouse_port is None else server.listen(host, clickhouse_port, _SECOND) as clickhouse,
+        open_collection(db, collection, encoder=encoder, device=device) as opened,
+    ):
+        name = f"[{host}]" if ":" in host else host
+        address = f"{'https' if context else 'http'}://{name}:{listener.getsockname()[1]}"
+        opened.info()  # that there is one
 
         def ready() -> None:
-            if beside:
-                click.echo(f"ClickHouse's HTTP interface is at {scheme}://{name}:{beside.getsockname()[1]}")
             click.echo(f"{collection} is served at {address} (Ctrl-C ends it)")
+            if clickhouse is not None:
+                scheme = "clickhouses" if context else "clickhouse"
+                click.echo(f"ClickHouse's interface: {scheme}://{name}:{clickhouse.getsockname()[1]}/default")
             if open_page:
                 threading.Thread(target=webbrowser.open, args=(f"{address}/",), daemon=True).start()
 
-        server.run(opened, settings, listener, clickhouse=beside, context=context, ready=ready)
+        server.run(opened, settings, listener, clickhouse=clickhouse, context=context, ready=ready)
 
 
 def _keys(key: str | None, path: Path | None) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import math
@@ -78,8 +79,16 @@ class Rate:
 
 
 def key_of(headers: Headers) -> str | None:
-    """The key that a request brings: `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+    """The key that a request brings: `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+
+    Or as a password, which is all that clients can send that take nothing but an address: http://:KEY@host.
+    """
     scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except ValueError:
+            return ""
     return value.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
 
 
@@ -97,7 +106,7 @@ class Gate:
         await (refused or self._app)(scope, receive, send)
 
     def _refusal(self, request: Request) -> Response | None:
-        if self._hosts and _host(request.headers) not in self._hosts:
+        if self._hosts and host_of(request.headers) not in self._hosts:
             detail = (
                 "the Host header names another host than this service was started for; "
                 "ask for it as localhost, or start it with --host"
@@ -126,7 +135,7 @@ def _come_again(request: Request, seconds: float) -> Response:
     return problems.answer(request, 429, "too-many-requests", detail, headers=headers)
 
 
-def _host(headers: Headers) -> str:
+def host_of(headers: Headers) -> str:
     """The name in the Host header, without a port."""
     host = headers.get("host", "").strip().lower()
     if host.startswith("["):

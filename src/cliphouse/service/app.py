@@ -16,7 +16,18 @@ from cliphouse import __version__
 from cliphouse.collection import Collection
 from cliphouse.encoders.access import ImageAccess
 from cliphouse.errors import CliphouseError
-from cliphouse.service import about, exporting, health, items, openapi, pictures, problems, searching, sql
+from cliphouse.service import (
+    about,
+    clip_retrieval,
+    exporting,
+    health,
+    items,
+    openapi,
+    pictures,
+    problems,
+    searching,
+    sql,
+)
 from cliphouse.service.access import Gate
 from cliphouse.service.bodies import BodyLimit
 from cliphouse.service.leaving import Leaving
@@ -31,10 +42,10 @@ from cliphouse.service.state import State
 _ENCODER_SECONDS = 5.0
 
 
-def create_app(collection: Collection, settings: Settings | None = None) -> FastAPI:
+def create_app(collection: Collection, settings: Settings | None = None, metrics: Metrics | None = None) -> FastAPI:
     """The application that serves `collection`, which stays the caller's to close after it."""
     settings = settings or Settings()
-    metrics = Metrics()
+    metrics = metrics or Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -65,9 +76,11 @@ def create_app(collection: Collection, settings: Settings | None = None) -> Fast
     app.add_middleware(Leaving)
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(Observer, metrics=metrics)
+    app.add_middleware(clip_retrieval.OpenToPages)
     app.include_router(health.router)
     for part in (searching, items, pictures, exporting, about, sql):
         app.include_router(part.router, prefix="/api/v1")
+    app.include_router(clip_retrieval.router)
     openapi.describe(app)
 
     @app.exception_handler(CliphouseError)

@@ -147,7 +147,10 @@ class PlanModel(BaseModel):
     index: str | None
     effort: int | None
     sql: str = Field(description="The statement that ran, complete")
-    rows_read: int | None = Field(None, description="With `stats`: rows that the statement reads, by EXPLAIN ESTIMATE")
+    rows_read: int | None = Field(
+        None,
+        description="With `stats`: rows of the granules that it reads (EXPLAIN ESTIMATE), or of which hnsw reads some",
+    )
 
 
 class SearchResponse(BaseModel):

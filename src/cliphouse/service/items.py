@@ -118,13 +118,13 @@ async def facets(request: FacetsRequest, state: Annotated[State, Depends(state_o
 
 def facets_statement(table: str, where: str | None, values: Mapping[filters.Subject, str], limit: int) -> str:
     """One statement that counts all rows that pass, and those of each value; `values` are expressions by name."""
-    # Names that no column has: the condition must mean the table's own.
-    table = f"{identifier(table)}{_where(where)}"
-    parts = [f"SELECT '' AS _facet, CAST(NULL, 'Nullable(String)') AS _value, count() AS _rows\nFROM {table}"]
+    # Nothing is given a name: the condition must mean columns, whatever these are called.
+    rows = f"{identifier(table)}{_where(where)}"
+    parts = [f"SELECT '', CAST(NULL, 'Nullable(String)'), count()\nFROM {rows}"]
     for name, value in values.items():
         parts.append(
-            f"SELECT * FROM\n(\nSELECT '{name}' AS _facet, toNullable({value}) AS _value, count() AS _rows\n"
-            f"FROM {table}\nGROUP BY _value ORDER BY _rows DESC, _value LIMIT {limit}\n)"
+            f"SELECT * FROM\n(\nSELECT '{name}', toNullable({value}), count()\n"
+            f"FROM {rows}\nGROUP BY 2 ORDER BY 3 DESC, 2 LIMIT {limit}\n)"
         )
     return "\nUNION ALL\n".join(parts)
 

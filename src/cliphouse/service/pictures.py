@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
@@ -9,7 +10,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from fastapi import APIRouter, Depends, Query
@@ -33,6 +34,8 @@ router = APIRouter(tags=["items"])
 #: Where a row may name its file, best first: pictures that were added have the path in the first.
 _NAMING = ("image_path", "url")
 _QUALITY = 80
+#: Pixels of the longer side of a JPEG: most pictures that encoders were trained with have fewer.
+_JPEG_SIDE = 1024
 #: The browser keeps a thumbnail for a day; after that it asks whether the file has changed.
 _HEADERS = {
     "Cache-Control": "private, max-age=86400",
@@ -96,6 +99,18 @@ async def picture(
     return Response(found.data, media_type="image/webp", headers=headers)
 
 
+def jpeg(row: Mapping[str, Any], settings: Settings) -> str | None:
+    """The picture of a row as JPEG in base64, None if there is no file that may be shown."""
+    place = _file_of(row, settings)
+    if place is None:
+        return None
+    try:
+        data, _ = _read(place, settings.max_upload)
+        return base64.b64encode(_small(data, _JPEG_SIDE, settings.max_pixels, "JPEG")).decode()
+    except (OSError, InvalidImage):
+        return None
+
+
 def _thumbnail(collection: Collection, settings: Settings, item: int, side: int, known: str) -> Thumbnail | None:
     if not settings.pictures:
         return None
@@ -112,7 +127,7 @@ def _thumbnail(collection: Collection, settings: Settings, item: int, side: int,
         tag = f'"{hashlib.blake2b(f"{place}:{changed}:{side}".encode(), digest_size=12).hexdigest()}"'
         if tag in known:
             return Thumbnail(tag, None)
-        return Thumbnail(tag, _small(data, side, settings.max_pixels))
+        return Thumbnail(tag, _small(data, side, settings.max_pixels, "WEBP"))
     except (OSError, InvalidImage):
         return None
 
@@ -164,14 +179,14 @@ def _read(place: Path, most: int) -> tuple[bytes, str]:
         return file.read(most), f"{state.st_mtime_ns}:{state.st_size}"
 
 
-def _small(data: bytes, side: int, max_pixels: int) -> bytes:
-    """The picture with its longer side at most `side`, as webp, without what the file says of camera and place."""
+def _small(data: bytes, side: int, max_pixels: int, form: Literal["JPEG", "WEBP"]) -> bytes:
+    """The picture with its longer side at most `side`, without what the file says of camera and place."""
     image = open_image(data, max_pixels=max_pixels)
     out = io.BytesIO()
     with quiet():
         transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-        small = image.convert("RGBA" if transparent else "RGB")
+        small = image.convert("RGBA" if transparent and form == "WEBP" else "RGB")
         small.thumbnail((side, side))
         small.info.clear()
-        small.save(out, "WEBP", quality=_QUALITY)
+        small.save(out, form, quality=_QUALITY)
     return out.getvalue()

@@ -13,6 +13,8 @@ from starlette.responses import JSONResponse
 from cliphouse.errors import Busy, CliphouseError
 
 MEDIA_TYPE = "application/problem+json"
+#: Set in the state of a request whose answers tell errors as `{"message": ...}`, as clip-retrieval does.
+MESSAGE_ALONE = "message_alone"
 
 
 class Problem(BaseModel):
@@ -41,6 +43,8 @@ def answer(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """A problem as an answer."""
+    if getattr(request.state, MESSAGE_ALONE, False):
+        return JSONResponse({"message": detail}, status, headers)
     problem = Problem(
         type=type_,
         title=HTTPStatus(status).phrase,

@@ -8,8 +8,8 @@ import ipaddress
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -20,6 +20,7 @@ from cliphouse.errors import UsageError
 from cliphouse.service.app import create_app
 from cliphouse.service.clickhouse_app import create_clickhouse_app
 from cliphouse.service.logs import event
+from cliphouse.service.metrics import Metrics
 from cliphouse.service.settings import Settings
 
 #: After a signal, requests that run have so long to end; then they are cancelled.
@@ -45,8 +46,8 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses(host))
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to a port, 0 for any that is free.
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A socket bound to a port, 0 for any that is free; `option` is what chose it.
 
     Raises:
         UsageError: the port is taken, or may not be had.
@@ -62,7 +63,8 @@ def listen(host: str, port: int) -> socket.socket:
         found.close()
         if error.errno == errno.EADDRINUSE:
             raise UsageError(
-                f"port {port} of {host} is taken by another program; stop it, or choose another port: --port {port + 1}"
+                f"port {port} of {host} is taken by another program; stop it, "
+                f"or choose another port: {option} {port + 1}"
             ) from None
         advice = "choose a port over 1023" if error.errno == errno.EACCES else "choose another --host or --port"
         raise UsageError(f"cannot listen on port {port} of {host}: {error.strerror}; {advice}") from None
@@ -98,14 +100,22 @@ def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then let the requests that run end; `ready` is called when requests are taken.
 
-    On `clickhouse`, if it is given, the same process speaks ClickHouse's HTTP interface.
+    With a socket for it, ClickHouse's HTTP interface is served beside the rest.
     """
-    service = _Server(_config(create_app(collection, settings), context), ready)
-    if clickhouse is None:
-        asyncio.run(service.serve([listener]))
+    metrics = Metrics()
+    server = _Server(_config(create_app(collection, settings, metrics), context), ready)
+    beside = None
+    if clickhouse is not None:
+        beside = _Beside(_config(create_clickhouse_app(collection, settings, metrics), context), clickhouse)
+    asyncio.run(_serve(server, listener, beside))
+
+
+async def _serve(server: _Server, listener: socket.socket, beside: _Beside | None) -> None:
+    if beside is None:
+        await server.serve([listener])
         return
-    beside = _Beside(_config(create_clickhouse_app(collection, settings), context))
-    asyncio.run(_both(service, listener, beside, clickhouse))
+    async with beside.running():
+        await server.serve([listener])
 
 
 def _config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Config:
@@ -125,20 +135,6 @@ def _config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Config:
     config.load()
     config.ssl = context
     return config
-
-
-async def _both(service: _Server, listener: socket.socket, beside: _Beside, clickhouse: socket.socket) -> None:
-    """Serve both, the second from before the first is ready until after it has ended."""
-    running = asyncio.create_task(beside.serve([clickhouse]))
-    up = asyncio.create_task(beside.up.wait())
-    await asyncio.wait((running, up), return_when=asyncio.FIRST_COMPLETED)
-    up.cancel()
-    try:
-        if not running.done():
-            await service.serve([listener])
-    finally:
-        beside.should_exit, beside.force_exit = True, service.force_exit
-        await running
 
 
 class _Server(uvicorn.Server):
@@ -169,15 +165,29 @@ class _Server(uvicorn.Server):
 
 
 class _Beside(uvicorn.Server):
-    """A server that leaves signals to the other one."""
+    """A second server in the same process and loop, which ends when the first does."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
         super().__init__(config)
-        self.up = asyncio.Event()
+        self._listener, self._up = listener, asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """While it takes requests."""
+        serving = asyncio.ensure_future(self.serve([self._listener]))
+        up = asyncio.ensure_future(self._up.wait())
+        await asyncio.wait((serving, up), return_when=asyncio.FIRST_COMPLETED)
+        up.cancel()
+        try:
+            yield
+        finally:
+            self.should_exit = True
+            await serving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.up.set()
+        self._up.set()
 
-    def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]  # uvicorn's is a generator of one
-        return nullcontext()
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
