@@ -75,6 +75,12 @@ $(VENV)/oracle: $(VENV)/test
 	$(BIN)/python -m pip install --quiet --group oracle
 	touch $@
 
-$(VENV)/test $(VENV)/check $(VENV)/bench: $(VENV)/%: $(VENV)/installed
+# The real client of clip-retrieval, without the torch, faiss and Flask of its server.
+$(VENV)/test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group test
+	$(BIN)/python -m pip install --quiet --no-deps 'clip-retrieval>=2.44,<3'
+	touch $@
+
+$(VENV)/check $(VENV)/bench: $(VENV)/%: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --group $*
 	touch $@

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cliphouse.client import Client
     from cliphouse.collection import Collection
     from cliphouse.costs import Choice
     from cliphouse.encoders import load_encoder
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "Client": "client",
     "Collection": "collection",
     "Status": "reports",
     "download": "pipeline.download",
@@ -83,6 +85,7 @@ _HOMES = {
 
 __all__ = [
     "Choice",
+    "Client",
     "CliphouseError",
     "Collection",
     "CollectionInfo",

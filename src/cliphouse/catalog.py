@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from cliphouse.engine import Engine
-from cliphouse.schema import from_comment, identifier
+from cliphouse.errors import UsageError
+from cliphouse.schema import NEEDED_COLUMNS, check_name, from_comment, identifier
 from cliphouse.types import CollectionInfo, Query
 
 
@@ -33,6 +34,24 @@ def find(engine: Engine, collection: str) -> CollectionInfo | None:
         return info
     first = _rows(engine, f"SELECT length(image_embedding) FROM {identifier(collection)} LIMIT 1")
     return replace(info, dim=int(first[0][0])) if first else info
+
+
+def names(engine: Engine) -> list[str]:
+    """The collections of the database: tables with the columns of one, but for those that stand beside another."""
+    sql = (
+        "SELECT table FROM system.columns WHERE database = currentDatabase() AND name IN {needed:Array(String)}\n"
+        "GROUP BY table HAVING count() = {number:UInt32} ORDER BY table"
+    )
+    rows = _rows(engine, sql, needed=list(NEEDED_COLUMNS), number=len(NEEDED_COLUMNS))
+    return [str(table) for (table,) in rows if _may_be(str(table))]
+
+
+def _may_be(table: str) -> bool:
+    try:
+        check_name(table)
+    except UsageError:
+        return False
+    return True
 
 
 def exists(engine: Engine, table: str) -> bool:

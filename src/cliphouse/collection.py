@@ -5,19 +5,20 @@ The whole Python interface is here, which makes the file long: promises, and a c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from numpy.typing import ArrayLike
 
-from cliphouse import catalog, evaluate, functions, index, ivf, queries, ready, schema, tuning
+from cliphouse import catalog, evaluate, functions, index, ivf, notes, queries, ready, schema, tuning
 from cliphouse.costs import Choice
 from cliphouse.encoders.access import ANYWHERE, ImageAccess
 from cliphouse.encoders.chosen import Chosen
 from cliphouse.encoders.decode import MAX_PIXELS
 from cliphouse.engine import Engine, arrow_table, connect
-from cliphouse.errors import EncoderMismatch, UsageError
+from cliphouse.errors import EncoderMismatch, EngineError, UsageError
 from cliphouse.evaluation import Evaluation, EvaluationOptions, Tuning, TuningOptions
 from cliphouse.hits import Hits, SearchPlan
 from cliphouse.pipeline import add, cluster, delete, deny, export, ledger, load, plan, verify
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "laion"
 DEFAULT_STORAGE: Storage = "bfloat16"
+
+_log = logging.getLogger(__name__)
 
 
 class Collection:
@@ -488,7 +491,8 @@ class Collection:
     ) -> Evaluation:
         """Measure recall, latency and throughput of the searches, exact and by every index; see `evaluate.evaluate`.
 
-        The true neighbours are kept beside the collection, and computed again when its rows are others.
+        The true neighbours are kept beside the collection, and computed again when its rows are others. What was
+        measured is kept too, for `last_evaluation`.
 
         Raises:
             UsageError: the options or queries do not fit; `MissingTruth`, `StaleTruth`, `InvalidFilter`.
@@ -496,7 +500,17 @@ class Collection:
         """
         options = options or EvaluationOptions()
         info = self._searcher.searchable(SearchParams(column=options.column))
-        return evaluate.evaluate(self.engine, info, self._searcher, self._chosen, options, progress)
+        measured = evaluate.evaluate(self.engine, info, self._searcher, self._chosen, options, progress)
+        if measured.points:
+            try:
+                notes.keep_evaluation(self.engine, self.name, measured)
+            except EngineError as error:  # a user who may only read has measured all the same
+                _log.warning("the evaluation is not kept for the status of the collection: %s", error)
+        return measured
+
+    def last_evaluation(self) -> dict[str, Any] | None:
+        """What `evaluate` measured last, as `Evaluation.as_dict` has it, with `evaluated_at`; None if it never did."""
+        return notes.last_evaluation(self.engine, self.name)
 
     def tune(self, options: TuningOptions | None = None, *, progress: ProgressCallback | None = None) -> Tuning:
         """Find the effort at which each index of a column reaches the wanted recall, and have searches take it.

@@ -11,6 +11,9 @@
         InvalidImage                  exit 2  http 400
         ImageNotAllowed               exit 2  http 403
         InvalidFilter                 exit 2  http 400
+        StatementRefused              exit 2  http 400
+        ImageUrlNotAllowed            exit 2  http 403
+        ImageUrlFailed                exit 2  http 400
         UnknownDatabase               exit 2  http 404
         UnknownCollection             exit 2  http 404
         UnknownItem                   exit 2  http 404
@@ -39,6 +42,8 @@
       DownloadFailed                  exit 3  http 503  another source, or another time
       SourceUnavailable               exit 3  http 503  another address, or another time
       InsufficientMemory              exit 4  http 507  a smaller request or a larger machine
+      ServiceError                    exit 1  http 502  a service that was asked said no
+      ServiceUnreachable              exit 5  http 503
       EngineError                     exit 5  http 502  ClickHouse said no
         StorageError                  exit 5  http 507  the data directory cannot be used
           DirectoryInUse              exit 5  http 503
@@ -139,6 +144,33 @@ class InvalidFilter(UsageError):
         self.where, self.reason = where, reason
 
 
+class StatementRefused(UsageError):
+    """SQL that those who ask from outside may not run."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the statement was not run: {reason}")
+        self.reason = reason
+
+
+class ImageUrlNotAllowed(UsageError):
+    """An address that the service does not fetch pictures from."""
+
+    http_status = 403
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the picture was not fetched: {reason}; send the picture itself")
+        self.reason = reason
+
+
+class ImageUrlFailed(UsageError):
+    """An address that gave no picture."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        url = shown(url)
+        super().__init__(f"cannot fetch the picture {url}: {reason}; send the picture itself")
+        self.url, self.reason = url, reason
+
+
 class UnknownDatabase(UsageError):
     """There is no data at this place."""
 
@@ -154,9 +186,14 @@ class UnknownCollection(UsageError):
 
     http_status = 404
 
-    def __init__(self, collection: str, where: str) -> None:
+    def __init__(self, collection: str, where: str, *, known: Iterable[str] | None = None) -> None:
         super().__init__(
-            f"there is no collection {collection!r} in {where}; load one with: cliphouse load DIR --db {where}"
+            f"there is no collection {collection!r} in {where}; "
+            + (
+                f"load one with: cliphouse load DIR --db {where}"
+                if known is None
+                else f"it has: {', '.join(known) or 'none'}"
+            )
         )
         self.collection = collection
 
@@ -440,15 +477,41 @@ class InsufficientMemory(CliphouseError):
         self.needed_bytes, self.available_bytes = needed_bytes, available_bytes
 
 
+class ServiceError(CliphouseError):
+    """A service refused or failed; `status` is HTTP's, `type` the kind of its problem: "unknown-item"."""
+
+    http_status = 502
+
+    def __init__(self, status: int, type: str, detail: str, retry_after: int | None = None) -> None:  # noqa: A002
+        super().__init__(detail)
+        self.status, self.type, self.retry_after = status, type, retry_after
+
+
+class ServiceUnreachable(CliphouseError):
+    """No service answers at an address, or not in time."""
+
+    exit_code = 5
+    http_status = 503
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"no service answers at {shown(url)}: {reason}; start one with: cliphouse serve")
+        self.url, self.reason = url, reason
+
+
 class EngineError(CliphouseError):
-    """ClickHouse refused or failed; `code` and `name` are ClickHouse's own (60, 'UNKNOWN_TABLE')."""
+    """ClickHouse refused or failed; `code` and `name` are ClickHouse's own (60, 'UNKNOWN_TABLE').
+
+    `said` is all that it said, where somebody asked to pass that on.
+    """
 
     exit_code = 5
     http_status = 502
 
-    def __init__(self, message: str, *, code: int | None = None, name: str | None = None, sql: str = "") -> None:
+    def __init__(
+        self, message: str, *, code: int | None = None, name: str | None = None, sql: str = "", said: str = ""
+    ) -> None:
         super().__init__(message if name is None else f"{message} ({name}, code {code})")
-        self.code, self.name, self.sql = code, name, sql
+        self.code, self.name, self.sql, self.said = code, name, sql, said
 
 
 class StorageError(EngineError):

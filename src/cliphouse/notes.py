@@ -1,4 +1,4 @@
-"""What is remembered of indexes beside what the engine knows: builds, and the efforts that `tune` found."""
+"""What is remembered of indexes beside what the engine knows: builds, tuned efforts, the last evaluation."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 from cliphouse import catalog, facts
 from cliphouse.engine import Engine
+from cliphouse.evaluation import Evaluation
 from cliphouse.facts import Known
 from cliphouse.lists import create_notes, notes_name
 from cliphouse.schema import identifier
-from cliphouse.types import IndexKind, IvfConfig, Query
+from cliphouse.types import IndexKind, IvfConfig, Query, literal
 
 #: `ready`: the build that answers searches. `building`: one that is under way or was broken off. `tuned`: see `Curve`.
-#: `facts`: see `Facts`.
+#: `facts`: see `Facts`. What was evaluated is of all indexes, and read alone: see `last_evaluation`.
 Topic = Literal["ready", "building", "tuned", "facts"]
+
+_EVALUATED = "evaluated"
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +115,7 @@ def read(engine: Engine, collection: str) -> Notes:
         return {}
     sql = (
         f"SELECT column, kind, topic, argMax(note, noted_at) FROM {identifier(notes_name(collection))}\n"
-        "GROUP BY column, kind, topic"
+        f"WHERE topic != {literal(_EVALUATED)} GROUP BY column, kind, topic"
     )
     found: dict[tuple[str, IndexKind, Topic], Mapping[str, Any]] = {}
     for column, kind, topic, note in engine.query(Query(sql=sql)).rows:
@@ -161,6 +165,29 @@ def forget(engine: Engine, collection: str, column: str, kind: IndexKind, topic:
     """Strike a note out."""
     if catalog.exists(engine, notes_name(collection)):
         _insert(engine, collection, column, kind, topic, "")
+
+
+def keep_evaluation(engine: Engine, collection: str, evaluation: Evaluation) -> None:
+    """Keep what was measured; it replaces what was measured of the column before."""
+    note = json.dumps(evaluation.as_dict())
+    _insert(engine, collection, f"{evaluation.column}_embedding", "", _EVALUATED, note)
+
+
+def last_evaluation(engine: Engine, collection: str) -> dict[str, Any] | None:
+    """What was measured last, as `Evaluation.as_dict` has it, with the time of it; None if nothing is kept."""
+    if not catalog.exists(engine, notes_name(collection)):
+        return None
+    sql = (
+        f"SELECT note, toUnixTimestamp(noted_at) FROM {identifier(notes_name(collection))}\n"
+        f"WHERE topic = {literal(_EVALUATED)} ORDER BY noted_at DESC LIMIT 1"
+    )
+    for note, seconds in engine.query(Query(sql=sql)).rows:
+        try:
+            told: dict[str, Any] = json.loads(note)
+            return told | {"evaluated_at": datetime.fromtimestamp(seconds, UTC).isoformat()}
+        except (ValueError, TypeError):
+            _log.warning("what was evaluated of %s cannot be read", collection)
+    return None
 
 
 def _insert(engine: Engine, collection: str, column: str, kind: str, topic: str, note: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,24 @@ class Query:
         """The query as text that `cliphouse sql` and clickhouse-client run as it stands."""
         lines = [f"SET param_{name} = {literal(value)};" for name, value in self.parameters.items()]
         return "\n".join([*lines, f"{self.sql};"])
+
+    def complete(self) -> str:
+        """The query as one statement, with its values where their placeholders are."""
+
+        def filled(found: re.Match[str]) -> str:
+            name, kind = found["name"], found["kind"]
+            if name not in self.parameters:  # no placeholder, or in quotes, where it is text
+                return found[0]
+            value = literal(self.parameters[name])
+            return value if kind == "String" else f"CAST({value}, {literal(kind)})"
+
+        return _PLACEHOLDER.sub(filled, self.sql)
+
+
+#: Quoted text and names, which stay as they are, and placeholders.
+_PLACEHOLDER = re.compile(
+    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`(?:[^`\\]|\\.)*`|\{(?P<name>\w+):(?P<kind>[\w()]+)\}""", re.DOTALL
+)
 
 
 def literal(value: Any) -> str:

@@ -1,6 +1,6 @@
 """Files from the web: gone on with where they stopped, and checked by their sum where there is one.
 
-The one module that speaks HTTP.
+With `web_public`, what speaks HTTP.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from PIL import Image
 
 from cliphouse import (
+    Client,
     Collection,
     DeleteReport,
     DenyReport,
@@ -80,3 +82,12 @@ with Collection.open("chdb:///data/laion") as collection:
     answer: pa.Table = collection.sql("SELECT {a:UInt8}", {"a": 1})
     measured: Evaluation = collection.evaluate(EvaluationOptions(sample=100, k=5), progress=show)
     recalls: list[float] = [point.recall for point in measured.points if point.asked == "exact"]
+
+with Client("http://127.0.0.1:8000", api_key="key") as house:
+    far: Hits = house.search("a red car", k=5, filters={"min_width": 1024}, columns=["width"])
+    far = house.search(Image.new("RGB", (8, 8)))
+    nearest: Hit = far[0]
+    rows: int = house.count(where="width > 100")
+    frame_of_far: pd.DataFrame = far.to_pandas()
+    unit: np.ndarray = house.encode(Path("cat.jpg"))
+    house.export("cats.parquet", "a cat", k=500, form="parquet")

@@ -120,3 +120,15 @@ def test_index_parameters_are_checked_once(wrong: dict) -> None:
 def test_shards_print_as_ranges() -> None:
     assert shard_ranges([0, 1, 2, 5, 9, 8]) == "0-2,5,8-9"
     assert shard_ranges([]) == ""
+
+
+def test_a_complete_statement_has_its_values_where_they_are_wanted() -> None:
+    query = Query(
+        sql="SELECT {n:Int64}, '{n:Int64} it\\'s {n:Int64}', `{n:Int64}`, {t:String} "
+        "WHERE {v:Array(Float32)} = {other:Int8}",
+        parameters={"n": 3, "t": "it's {n:Int64}", "v": [1.0, 0.5]},
+    )
+    assert query.complete() == (
+        "SELECT CAST(3, 'Int64'), '{n:Int64} it\\'s {n:Int64}', `{n:Int64}`, 'it\\'s {n:Int64}' "
+        "WHERE CAST([1.0, 0.5], 'Array(Float32)') = {other:Int8}"
+    )

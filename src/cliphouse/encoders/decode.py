@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -80,8 +80,10 @@ class OpenImage:
         self.file.close()
 
 
-def open_header(data: bytes | Path, *, max_pixels: int = MAX_PIXELS, name: str = "") -> OpenImage:
-    """Read the header of the picture in `data`, whatever its name says it is.
+def open_header(
+    data: bytes | Path, *, max_pixels: int = MAX_PIXELS, name: str = "", formats: Sequence[str] = _FORMATS
+) -> OpenImage:
+    """Read the header of the picture in `data`, whatever its name says it is, if it is of one of the formats.
 
     This looks formats up as `Image.open` does, but measures before Pillow's process-wide limit can warn or refuse, so
     that each job has its own limit, in any number of threads.
@@ -98,7 +100,7 @@ def open_header(data: bytes | Path, *, max_pixels: int = MAX_PIXELS, name: str =
     except (OSError, ValueError) as error:
         raise InvalidImage(name, f"cannot be opened: {_line(error)}") from error
     try:
-        image = _identify(file, max_pixels, name)
+        image = _identify(file, max_pixels, name, formats)
         _measure(image.size, max_pixels, name)
     except InvalidImage:
         file.close()
@@ -109,7 +111,9 @@ def open_header(data: bytes | Path, *, max_pixels: int = MAX_PIXELS, name: str =
     return OpenImage(name, image, file)
 
 
-def open_image(data: bytes | str | Path, *, max_pixels: int = MAX_PIXELS, name: str = "") -> Image:
+def open_image(
+    data: bytes | str | Path, *, max_pixels: int = MAX_PIXELS, name: str = "", formats: Sequence[str] = _FORMATS
+) -> Image:
     """The picture in bytes or in a local file: its first frame, upright, in its own mode.
 
     Raises:
@@ -117,7 +121,7 @@ def open_image(data: bytes | str | Path, *, max_pixels: int = MAX_PIXELS, name: 
     """
     source = Path(data) if isinstance(data, str) else data
     with quiet():
-        return open_header(source, max_pixels=max_pixels, name=name).decode()
+        return open_header(source, max_pixels=max_pixels, name=name, formats=formats).decode()
 
 
 @contextmanager
@@ -134,7 +138,7 @@ def _measure(size: tuple[int, int], max_pixels: int, name: str) -> None:
         raise InvalidImage(name, f"too large: {width:,} x {height:,} pixels, the limit is {max_pixels:,} in all")
 
 
-def _identify(file: IO[bytes], max_pixels: int, name: str) -> ImageFile:
+def _identify(file: IO[bytes], max_pixels: int, name: str, formats: Sequence[str]) -> ImageFile:
     from PIL import Image
 
     prefix = file.read(16)
@@ -144,7 +148,7 @@ def _identify(file: IO[bytes], max_pixels: int, name: str) -> ImageFile:
         raise InvalidImage(name, "not a picture: an icon")
     Image.init()
     looked_like = ""
-    for kind in _FORMATS:
+    for kind in formats:
         if kind not in Image.OPEN:  # a Pillow built without it
             continue
         factory, accept = Image.OPEN[kind]

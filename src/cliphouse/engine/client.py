@@ -27,6 +27,7 @@ from cliphouse.engine.embedded import (
     server_options,
 )
 from cliphouse.engine.faults import map_error
+from cliphouse.engine.guest import MARK, Guest
 from cliphouse.engine.insert import pour, send, until_failure
 from cliphouse.engine.session import Session
 from cliphouse.engine.url import EmbeddedLocation, Location, parse_url
@@ -140,7 +141,7 @@ class Engine:
         return Work(self._cancel).joined()
 
     def _cancel(self, marks: Sequence[str]) -> None:
-        ours = f"Settings['log_comment'] IN ({literal(marks)[1:-1]})"
+        ours = f"hasAny([Settings['log_comment'], Settings['{MARK}']], {literal(marks)})"
         self.command(f"KILL QUERY WHERE {ours} AND query_kind IN ('Select', 'Insert', 'Optimize') ASYNC")
 
     def release_memory(self) -> None:
@@ -167,12 +168,23 @@ class Engine:
         rows = self.query(Query(sql="SELECT value FROM system.events WHERE event = 'SelectedBytes'")).rows
         return int(rows[0][0]) if rows else 0
 
+    def guest(self) -> Guest:
+        """A connection for statements of others, to be closed by the caller.
+
+        Raises:
+            UsageError: the engine is a server, which has guests of its own.
+        """
+        if not isinstance(self.location, EmbeddedLocation):
+            raise UsageError("others can be let in only to an embedded database")
+        return Guest(self.location, self.writing)
+
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A connection that keeps its state (SET, USE, temporary tables) from statement to statement."""
-        connection = self._open(stateful=True)
+        connection, work = self._open(stateful=True), current()
         try:
-            yield Session(self, connection)
+            with work.runs(connection.mark) if work else nullcontext():
+                yield Session(self, connection)
         finally:
             connection.close()
 
@@ -254,7 +266,7 @@ class Engine:
         connection = connection or self._open()
         work = current()
         try:
-            with work.runs(connection) if work else nullcontext():
+            with work.runs(connection.mark) if work else nullcontext():
                 yield connection
         finally:
             with self._lock:

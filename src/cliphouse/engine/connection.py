@@ -58,13 +58,13 @@ class Work:
             _here.work = before
 
     @contextmanager
-    def runs(self, connection: Connection) -> Iterator[None]:
-        """While a connection is in use."""
-        self._marks.add(connection.mark)
+    def runs(self, mark: str) -> Iterator[None]:
+        """While statements that carry this mark may run."""
+        self._marks.add(mark)
         try:
             yield
         finally:
-            self._marks.discard(connection.mark)
+            self._marks.discard(mark)
 
 
 #: The work that each thread belongs to.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
 from cliphouse import statements
 from cliphouse.errors import EngineError, UsageError
+from cliphouse.schema import identifier
+from cliphouse.types import literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +57,19 @@ class Session:
 
     def __init__(self, engine: Engine, connection: Connection) -> None:
         self._engine, self._connection = engine, connection
+        self._reads_only = False
+
+    def restrict(self, settings: Mapping[str, int | float | str]) -> None:
+        """From now on statements can only read, under these settings, which they cannot change.
+
+        An embedded engine then knows no table functions that reach outside either; on a server it is left to the user's
+        grants, for the driver's own settings must travel.
+        """
+        level = 1 if self._engine.capabilities.embedded else 2
+        changes = ", ".join(f"{identifier(name)} = {literal(value)}" for name, value in settings.items())
+        sql = f"SET {changes}, readonly = {level}" if changes else f"SET readonly = {level}"
+        self._engine.run_on(self._connection, lambda connection: connection.client.command(sql), sql=sql)
+        self._reads_only = True
 
     def run(
         self,
@@ -91,7 +107,7 @@ class Session:
                 answer.close()
 
         try:
-            with self._engine.writing():
+            with nullcontext() if self._reads_only else self._engine.writing():
                 self._engine.run_on(self._connection, work, sql=sql)
         except EngineError as error:
             if failures:

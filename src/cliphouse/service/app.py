@@ -12,8 +12,9 @@ from starlette.responses import Response
 
 from cliphouse import __version__
 from cliphouse.collection import Collection
+from cliphouse.encoders.access import ImageAccess
 from cliphouse.errors import CliphouseError
-from cliphouse.service import problems, searching
+from cliphouse.service import about, clip_retrieval, exporting, items, openapi, pictures, problems, searching, sql
 from cliphouse.service.pool import Pool
 from cliphouse.service.settings import Settings
 from cliphouse.service.state import State
@@ -25,6 +26,8 @@ def create_app(collection: Collection, settings: Settings | None = None) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        collection.image_access = ImageAccess(settings.pictures)
+        collection.install_functions()
         pool = Pool(collection.engine, workers=settings.workers, waiting=settings.waiting, timeout=settings.timeout)
         app.state.service = State(settings, collection, pool)
         try:
@@ -40,7 +43,11 @@ def create_app(collection: Collection, settings: Settings | None = None) -> Fast
         redoc_url=None,
         openapi_url="/api/v1/openapi.json",
     )
-    app.include_router(searching.router, prefix="/api/v1")
+    for part in (searching, items, pictures, exporting, about, sql):
+        app.include_router(part.router, prefix="/api/v1")
+    app.include_router(clip_retrieval.router)
+    openapi.describe(app)
+    app.add_middleware(clip_retrieval.OpenToPages)  # the last, and so the outermost
 
     @app.exception_handler(CliphouseError)
     async def ours(request: Request, error: CliphouseError) -> Response:

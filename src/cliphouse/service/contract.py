@@ -14,6 +14,11 @@ MAX_TEXT, MAX_WHERE, MAX_SQL = 2000, 10_000, 100_000
 Id = Annotated[int, Field(ge=0, le=MAX_ID)]
 
 
+def _example(**request: Any) -> ConfigDict:
+    """A request that works, for the OpenAPI document."""
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [request]})
+
+
 class Strict(BaseModel):
     """A request: unknown fields are errors, so that a misspelt one is not silently ignored."""
 
@@ -67,10 +72,9 @@ class Selection(Strict):
     )
 
 
-class SearchRequest(Selection):
-    """A search."""
+class SearchOptions(Strict):
+    """How many rows, of what, and how hard to look."""
 
-    query: Target
     column: Modality = Field("image", description="Which embeddings are compared")
     k: int = Field(10, ge=1, le=MAX_K)
     offset: int = Field(0, ge=0, le=MAX_OFFSET)
@@ -83,13 +87,51 @@ class SearchRequest(Selection):
     stats: bool = Field(False, description="Say how many rows the search reads, at the price of an EXPLAIN")
 
 
+class SearchRequest(SearchOptions, Selection):
+    """A search."""
+
+    model_config = _example(
+        query={"text": "a red car in the snow"}, k=20, filters={"nsfw": ["UNLIKELY"], "min_width": 512}
+    )
+
+    query: Target
+
+
+class PictureQuery(SearchOptions, Filters):
+    """The options of a search in a query string; a list is given by repeating its name."""
+
+    collection: str | None = Field(None, max_length=200, description="By default the one that is served")
+    where: str | None = Field(None, min_length=1, max_length=MAX_WHERE, description="One SQL expression")
+
+    def selection(self) -> Selection:
+        """Which rows are searched."""
+        filters = Filters(**{name: getattr(self, name) for name in Filters.model_fields})
+        return Selection(collection=self.collection, filters=filters, where=self.where)
+
+
+class SearchQuery(PictureQuery):
+    """A search in a query string: exactly one of text, image_url, vector and id."""
+
+    text: str | None = Field(None, min_length=1, max_length=MAX_TEXT, examples=["a red car in the snow"])
+    image_url: str | None = Field(None, max_length=MAX_TEXT, description="Fetched only if the service allows it")
+    vector: list[float] | None = Field(None, min_length=2, max_length=MAX_DIM)
+    id: Id | None = Field(None, description="A row of the collection: its embedding is looked for")
+    by: Modality | None = Field(None, description="With id: its image or text embedding; by default that of `column`")
+
+    def target(self) -> Target:
+        """What to look for."""
+        return Target(text=self.text, image_url=self.image_url, vector=self.vector, id=self.id, by=self.by)
+
+
 class HitModel(BaseModel):
     """A row that was found; further columns that were asked for stand beside these."""
 
     model_config = ConfigDict(extra="allow")
 
     id: int
-    distance: float = Field(description="Cosine distance to the query: 0 is the same direction, 2 the opposite")
+    distance: float | None = Field(
+        description="Cosine distance to the query: 0 is the same direction, 2 the opposite, null where a row has none"
+    )
     url: str
     caption: str
     NSFW: str
@@ -105,7 +147,10 @@ class PlanModel(BaseModel):
     index: str | None
     effort: int | None
     sql: str = Field(description="The statement that ran, complete")
-    rows_read: int | None = Field(None, description="With `stats`: rows that the statement reads, by EXPLAIN ESTIMATE")
+    rows_read: int | None = Field(
+        None,
+        description="With `stats`: rows of the granules that it reads (EXPLAIN ESTIMATE), or of which hnsw reads some",
+    )
 
 
 class SearchResponse(BaseModel):
@@ -129,8 +174,16 @@ class CountResponse(BaseModel):
     rows: int
 
 
+class CountRequest(Selection):
+    """Which rows to count."""
+
+    model_config = _example(filters={"nsfw": ["UNLIKELY"]}, where="width >= 1024")
+
+
 class FacetsRequest(Selection):
     """How the rows that pass are spread over the values of columns."""
+
+    model_config = _example(fields=["nsfw", "domain", "width"], filters={"caption_contains": "snow"}, limit=10)
 
     fields: list[Literal["nsfw", "licence", "domain", "width", "height", "similarity"]] = Field(
         default=["nsfw", "licence", "domain"], min_length=1, max_length=6
@@ -139,7 +192,7 @@ class FacetsRequest(Selection):
 
 
 class FacetValue(BaseModel):
-    """A value and its rows. For width, height and similarity `value` is the lower end of a step."""
+    """A value and its rows. For width, height and similarity `value` is the lower end of a step, null if unknown."""
 
     value: str | float | None
     rows: int
@@ -205,8 +258,17 @@ class StatusResponse(BaseModel):
 class EncodeRequest(Strict):
     """A text or a picture."""
 
+    model_config = _example(text="a red car in the snow")
+
+    collection: str | None = Field(None, max_length=200, description="Whose encoder; by default the one that is served")
     text: str | None = Field(None, min_length=1, max_length=MAX_TEXT)
     image: str | None = Field(None, description="A picture file, base64")
+
+    @model_validator(mode="after")
+    def _one(self) -> EncodeRequest:
+        if (self.text is None) == (self.image is None):
+            raise ValueError("give a text or an image")
+        return self
 
 
 class EncodeResponse(BaseModel):
@@ -217,16 +279,26 @@ class EncodeResponse(BaseModel):
     dim: int
 
 
-class ExportRequest(SearchRequest):
+class ExportRequest(SearchOptions, Selection):
     """A search, or ids, as a file."""
 
-    query: Target | None = None  # type: ignore[assignment]
-    ids: list[Id] | None = Field(None, max_length=10_000, description="These rows instead of a search")
+    model_config = _example(query={"text": "a red car in the snow"}, k=500, columns=["width"], format="csv")
+
+    query: Target | None = None
+    ids: list[Id] | None = Field(None, min_length=1, max_length=MAX_K, description="These rows instead of a search")
     format: Literal["jsonl", "csv", "parquet"] = "jsonl"
+
+    @model_validator(mode="after")
+    def _one(self) -> ExportRequest:
+        if (self.query is None) == (self.ids is None):
+            raise ValueError("give a query or ids")
+        return self
 
 
 class SqlRequest(Strict):
     """One statement that only reads."""
+
+    model_config = _example(statement="SELECT NSFW, count() FROM laion GROUP BY ALL", limit=100)
 
     statement: str = Field(min_length=1, max_length=MAX_SQL, examples=["SELECT NSFW, count() FROM laion GROUP BY ALL"])
     limit: int = Field(1000, ge=1, le=10_000, description="Rows of the answer at most")

@@ -21,6 +21,8 @@ from cliphouse.errors import (
 from cliphouse.service.pool import Busy, TimedOut
 
 MEDIA_TYPE = "application/problem+json"
+#: Set in the state of a request whose answers tell errors as `{"message": ...}`, as clip-retrieval does.
+MESSAGE_ALONE = "message_alone"
 
 #: The first that fits. What is not named here is the service's fault.
 _STATUS: tuple[tuple[type[CliphouseError], int], ...] = (
@@ -66,6 +68,8 @@ def answer(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """A problem as an answer."""
+    if getattr(request.state, MESSAGE_ALONE, False):
+        return JSONResponse({"message": detail}, status, headers)
     problem = Problem(
         type=type_,
         title=HTTPStatus(status).phrase,
