@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -86,8 +87,14 @@ def client(served: Collection, pictures: Path) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="module")
 def address(served: Collection) -> Iterator[str]:
+    with running(served, Settings()) as address:
+        yield address
+
+
+@contextmanager
+def running(served: Collection, settings: Settings) -> Iterator[str]:
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(served), log_level="warning", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(create_app(served, settings), log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
@@ -133,6 +140,17 @@ def test_the_real_client_gets_refusals_as_json(address: str) -> None:
     assert (
         "fetch" in module.ClipClient(f"{address}/knn-service", None).query(image="http://example.com/a.jpg")["message"]
     )
+
+
+def test_the_real_client_gives_a_key_in_its_address(served: Collection) -> None:
+    module = _client_module()
+    with running(served, Settings(api_keys=frozenset({"se:cret"}))) as address:
+        there = f"{address.partition('//')[2]}/knn-service"
+        for wrong in (there, f":other@{there}"):
+            assert "key" in module.ClipClient(f"http://{wrong}", "laion").query(text="red car")["message"]
+        assert module.ClipClient(f"http://:se:cret@{there}", "laion").query(text="red car")
+        odd = requests.get(f"{address}/indices-list", headers={"Authorization": "Basic é!".encode()}, timeout=10)
+        assert (odd.status_code, list(odd.json())) == (401, ["message"])
 
 
 def test_what_cannot_be_done_is_done_without_and_named(address: str) -> None:
