@@ -49,7 +49,7 @@ def answer(
         type=type_,
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
+        detail=" ".join(detail.split()),  # which may repeat what was sent
         request_id=getattr(request.state, "request_id", None),
         errors=errors or [],
     )
