@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import math
@@ -78,8 +79,16 @@ class Rate:
 
 
 def key_of(headers: Headers) -> str | None:
-    """The key that a request brings: `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+    """The key that a request brings: `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+
+    Or as a password, which is all that clients can send that take nothing but an address: http://:KEY@host.
+    """
     scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except ValueError:
+            return ""
     return value.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
 
 

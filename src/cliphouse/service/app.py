@@ -76,12 +76,12 @@ def create_app(collection: Collection, settings: Settings | None = None, metrics
     app.add_middleware(Leaving)
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(Observer, metrics=metrics)
+    app.add_middleware(clip_retrieval.OpenToPages)
     app.include_router(health.router)
     for part in (searching, items, pictures, exporting, about, sql):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(clip_retrieval.router)
     openapi.describe(app)
-    app.add_middleware(clip_retrieval.OpenToPages)  # the last, and so the outermost
 
     @app.exception_handler(CliphouseError)
     async def ours(request: Request, error: CliphouseError) -> Response:
