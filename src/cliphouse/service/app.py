@@ -14,7 +14,7 @@ from cliphouse import __version__
 from cliphouse.collection import Collection
 from cliphouse.encoders.access import ImageAccess
 from cliphouse.errors import CliphouseError
-from cliphouse.service import about, clip_retrieval, exporting, items, openapi, pictures, problems, searching, sql
+from cliphouse.service import about, clip_retrieval, exporting, items, openapi, pictures, problems, searching, site, sql
 from cliphouse.service.pool import Pool
 from cliphouse.service.settings import Settings
 from cliphouse.service.state import State
@@ -46,6 +46,7 @@ def create_app(collection: Collection, settings: Settings | None = None) -> Fast
     for part in (searching, items, pictures, exporting, about, sql):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(clip_retrieval.router)
+    app.include_router(site.site())
     openapi.describe(app)
     app.add_middleware(clip_retrieval.OpenToPages)  # the last, and so the outermost
 

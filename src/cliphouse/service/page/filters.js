@@ -9,7 +9,7 @@ const NAMES = {
   nsfw: "Safety", licence: "Licence", domain: "Domain", min_width: "Width from", max_width: "Width to", min_height: "Height from",
   max_height: "Height to", min_similarity: "Similarity from", max_similarity: "Similarity to", caption_contains: "Caption has", where: "SQL",
 };
-const TAGS = { UNLIKELY: "Safe", UNSURE: "Unsure", NSFW: "Not safe for work", "": "Without a tag" };
+const TAGS = { UNLIKELY: "Safe", UNSURE: "Unsure", NSFW: "Not safe for work", UNTAGGED: "Without a tag", "": "Without a tag" };
 const UNSAFE = ["NSFW", "UNSURE"];
 
 /** How a value of a field is called. */
