@@ -3,10 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-crash test-oracle check bench bench-encoders bench-load bench-many bench-indexes bench-plan check-plan report clean
+.PHONY: demo demo-web test test-crash test-oracle check bench bench-encoders bench-load bench-many bench-indexes bench-plan check-plan report clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
+
+# What it writes last is there: it went to its end.
+demo-web: $(VENV)/installed
+	@test -e demo.png -a -d cliphouse-demo || $(BIN)/python -m demo
+	$(BIN)/cliphouse serve --db cliphouse-demo --pictures demo-data/pictures --open
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal

@@ -54,6 +54,7 @@ def main() -> int:
     cliphouse = Path(sys.executable).parent / "cliphouse"
     print(
         f"\nThe answers as pictures: {SHEET} (all of it took {time.perf_counter() - started:.0f} s)\n"
+        f"\nOpen the page: make demo-web, or\n  {cliphouse} serve --db {DB} --pictures {PLACE / 'pictures'} --open\n"
         "\nTry next:"
         f'\n  {cliphouse} search "feline" -k 20 --db {DB}'
         f"\n  {cliphouse} sql \"SELECT caption FROM laion ORDER BY cosineDistance(image_embedding, encode_text('sea'))"

@@ -15,9 +15,11 @@ from cliphouse import Collection
 from cliphouse.cli.main import main
 from cliphouse.encoders import store
 from cliphouse.engine import connect
-from tests.clickhouse_http import PASSWORD, USER
 from tests.data import write_shard
+from tests.serving import serving
 
+#: What opens the server that tests share.
+KEY = "s3cret/pass"
 SHARED = Path(__file__).parents[2] / "shared"
 #: Where real weights are, if somebody fetched them; every other test sees an empty place of its own.
 ENCODERS_OF_THE_USER = store.home()
@@ -34,18 +36,14 @@ def encoders_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def server_url() -> Iterator[str]:
-    """A server's URL without a database: CLIPHOUSE_TEST_URL, or the engine behind a loopback HTTP interface."""
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server's URL without a database: CLIPHOUSE_TEST_URL, or `cliphouse serve` with ClickHouse's interface."""
     if url := os.environ.get("CLIPHOUSE_TEST_URL"):
         yield url.rstrip("/")
         return
-    program = Path(__file__).with_name("clickhouse_http.py")
-    with subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            port = process.stdout.readline().strip()
-            yield f"clickhouse://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}"
-        finally:
-            process.kill()
+    place = tmp_path_factory.mktemp("server") / "db"
+    with serving(place, "--allow-writes", key=KEY) as port:
+        yield f"clickhouse://tester:{quote(KEY, safe='')}@127.0.0.1:{port}"
 
 
 @pytest.fixture(params=["embedded", "server"])

@@ -42,6 +42,8 @@
       DownloadFailed                  exit 3  http 503  another source, or another time
       SourceUnavailable               exit 3  http 503  another address, or another time
       InsufficientMemory              exit 4  http 507  a smaller request or a larger machine
+      Busy                            exit 1  http 503  the same request a little later
+      TimedOut                        exit 1  http 504  less to do, or a service with more time
       ServiceError                    exit 1  http 502  a service that was asked said no
       ServiceUnreachable              exit 5  http 503
       EngineError                     exit 5  http 502  ClickHouse said no

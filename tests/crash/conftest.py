@@ -6,9 +6,12 @@ import json
 import os
 import random
 import secrets
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -35,6 +38,21 @@ def dice() -> random.Random:
 def source(tmp_path: Path) -> Source:
     """A folder for shards."""
     return Source(tmp_path / "in")
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """A server that fails when it is asked to: a small one over the same engine, in memory."""
+    if url := os.environ.get("CLIPHOUSE_TEST_URL"):
+        yield url.rstrip("/")
+        return
+    program = Path(__file__).parents[1] / "clickhouse_http.py"
+    with subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            port = process.stdout.readline().strip()
+            yield f"clickhouse://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}"
+        finally:
+            process.kill()
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import http.client
 import json
 import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -22,55 +20,21 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 from clickhouse_connect.driver.external import ExternalData
 
-from cliphouse import Collection
-from tests.data import write_shard
+from tests.serving import serving
 
 KEY = "s3cret"
-PROGRAM = """
-import sys, uvicorn, asyncio
-from cliphouse import Collection
-from cliphouse.service.clickhouse_app import create_clickhouse_app
-from cliphouse.service.settings import Settings
-collection = Collection.open(sys.argv[1])
-keys = frozenset(sys.argv[3:])
-server = uvicorn.Server(uvicorn.Config(
-    create_clickhouse_app(collection, Settings(allow_writes=sys.argv[2] == "writes", api_keys=keys, timeout=5)),
-    port=0, log_level="critical"))
-async def main():
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    print(server.servers[0].sockets[0].getsockname()[1], flush=True)
-    await task
-asyncio.run(main())
-"""
-
-
-@contextlib.contextmanager
-def serving(place: Path, mode: str, *keys: str) -> Iterator[int]:
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(place), mode, *keys], stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.terminate()
-            process.wait(20)
 
 
 @pytest.fixture(scope="module")
 def writable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with serving(tmp_path_factory.mktemp("writable") / "db", "writes") as port:
+    with serving(tmp_path_factory.mktemp("writable") / "db", "--allow-writes") as port:
         yield port
 
 
 @pytest.fixture(scope="module")
 def readable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Eight captioned rows behind a key."""
-    place = tmp_path_factory.mktemp("readable")
-    with Collection.open(place / "db", encoder="test-words") as collection:
-        collection.load(write_shard(place / "shards"))
-    with serving(place / "db", "reads", KEY) as port:
+    with serving(tmp_path_factory.mktemp("readable") / "db", "--timeout", "2", key=KEY) as port:
         yield port
 
 
@@ -281,7 +245,7 @@ SLOW = "SELECT sum(sleepEachRow(0.5)) FROM numbers(1000) SETTINGS max_block_size
 def slow(port: int, key: str = "", **options: object) -> Iterator[socket.socket]:
     """A statement that would run for minutes, begun by a client that goes away at the end of the block."""
     with socket.create_connection(("127.0.0.1", port)) as client:
-        request = f"POST /?{urlencode(options)} HTTP/1.1\r\nHost: x\r\nX-ClickHouse-Key: {key}\r\n"
+        request = f"POST /?{urlencode(options)} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-ClickHouse-Key: {key}\r\n"
         client.sendall(f"{request}Content-Length: {len(SLOW)}\r\n\r\n{SLOW}".encode())
         until(port, 1)
         yield client
@@ -317,7 +281,8 @@ def test_half_an_insert_is_not_kept(writable: int) -> None:
     ask(writable, "CREATE TABLE whole (a UInt64) ENGINE = MergeTree ORDER BY a")
     with socket.create_connection(("127.0.0.1", writable)) as client:
         client.sendall(
-            b"POST /?query=INSERT+INTO+whole+FORMAT+TSV HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n1\n2\n3\n"
+            b"POST /?query=INSERT+INTO+whole+FORMAT+TSV HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Length: 1000\r\n\r\n1\n2\n3\n"
         )
     for _ in range(400):
         if ask(writable, "SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO whole%'").text == "0\n":

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -86,8 +87,14 @@ def client(served: Collection, pictures: Path) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="module")
 def address(served: Collection) -> Iterator[str]:
+    with running(served, Settings()) as address:
+        yield address
+
+
+@contextmanager
+def running(served: Collection, settings: Settings) -> Iterator[str]:
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(served), log_level="warning", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(create_app(served, settings), log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
@@ -133,6 +140,17 @@ def test_the_real_client_gets_refusals_as_json(address: str) -> None:
     assert (
         "fetch" in module.ClipClient(f"{address}/knn-service", None).query(image="http://example.com/a.jpg")["message"]
     )
+
+
+def test_the_real_client_gives_a_key_in_its_address(served: Collection) -> None:
+    module = _client_module()
+    with running(served, Settings(api_keys=frozenset({"se:cret"}))) as address:
+        there = f"{address.partition('//')[2]}/knn-service"
+        for wrong in (there, f":other@{there}"):
+            assert "key" in module.ClipClient(f"http://{wrong}", "laion").query(text="red car")["message"]
+        assert module.ClipClient(f"http://:se:cret@{there}", "laion").query(text="red car")
+        odd = requests.get(f"{address}/indices-list", headers={"Authorization": "Basic é!".encode()}, timeout=10)
+        assert (odd.status_code, list(odd.json())) == (401, ["message"])
 
 
 def test_what_cannot_be_done_is_done_without_and_named(address: str) -> None:
@@ -234,6 +252,49 @@ def test_a_picture_comes_with_a_row_whose_file_may_be_shown(client: TestClient) 
     with Image.open(io.BytesIO(base64.b64decode(shown["image"]))) as picture:
         assert (picture.format, picture.size) == ("JPEG", (1024, 14))
     assert "image" not in hidden  # a file, but not below a directory of pictures
+
+
+def test_the_summary_and_the_metrics_count_the_steps_by_the_originals_names(served: Collection) -> None:
+    with TestClient(create_app(served)) as client:
+        assert client.get("/metrics-summary").headers["content-type"].startswith("text/plain")
+        ask(client, text="red car", indice_name="many", deduplicate=True)
+        ask(client, image=base64.b64encode(_png()).decode())
+        steps = [line.split() for line in client.get("/metrics-summary").text.splitlines()]
+        calls = {words[0]: int(words[-3]) for words in steps[1:]}
+        assert calls == {
+            "full_knn_request_time": 2,
+            "download_time": 0,
+            "text_clip_inference_time": 1,
+            "image_clip_inference_time": 1,
+            "metadata_get_time": 2,
+            "knn_index_time": 2,
+            "dedup_time": 1,
+            "safety_time": 0,
+            "image_prepro_time": 1,
+            "text_prepro_time": 0,
+        }
+        assert "knn_index_time_count 2.0" in client.get("/metrics").text
+
+
+def test_keys_are_asked_for_and_lack_of_one_is_a_message(served: Collection, pictures: Path) -> None:
+    body = json.dumps(_body(text="a red car parked", num_images=1))
+    there = {"Origin": "https://example.com"}
+    with TestClient(create_app(served, Settings(api_keys=frozenset({"secret"}), pictures=(pictures,)))) as client:
+        for path in ("/knn-service", "/metadata"):
+            refused = client.post(path, content=body, headers=there)
+            assert (refused.status_code, list(refused.json())) == (401, ["message"])
+            assert refused.headers["Access-Control-Allow-Origin"] == "*"
+        asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        assert client.options("/knn-service", headers=there | asking).status_code == 200  # browsers ask without a key
+        given = client.post("/knn-service", content=body, headers=there | {"Authorization": "Bearer secret"})
+        assert "image" in given.json()[0]
+
+
+def test_a_body_that_is_too_large_and_a_wrong_method_are_messages_too(served: Collection) -> None:
+    with TestClient(create_app(served, Settings(max_body=1000))) as client:
+        large = client.post("/knn-service", content=json.dumps(_body(image="a" * 2000)))
+        assert (large.status_code, list(large.json())) == (413, ["message"])
+        assert list(client.get("/knn-service").json()) == ["message"]
 
 
 # -- pages of others --------------------------------------------------------------------------------------------------

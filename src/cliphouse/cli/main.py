@@ -21,6 +21,7 @@ from cliphouse.cli.maintain import delete, deny, verify
 from cliphouse.cli.options import Invocation, debug_option
 from cliphouse.cli.plan import plan
 from cliphouse.cli.search import search
+from cliphouse.cli.serve import serve
 from cliphouse.cli.sql import sql
 from cliphouse.cli.tune import tune
 from cliphouse.cli.udf import udf
@@ -44,6 +45,7 @@ def cli() -> None:
       cliphouse search "a red car in the snow"
       cliphouse search --like 1200000345 --where "width >= 1024"
       cliphouse sql "SELECT count() FROM laion"
+      cliphouse serve --open
 
     Data lives in ./cliphouse-data unless --db (after the command's name) or CLIPHOUSE_DB says otherwise: a directory,
     or clickhouse://user:password@host:8123/database for a server.
@@ -63,6 +65,7 @@ COMMANDS = (
     tune,
     evaluate,
     plan,
+    serve,
     sql,
     status,
     export,

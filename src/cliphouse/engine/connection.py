@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
+from cliphouse.errors import EngineError
+
 
 @dataclass(slots=True, eq=False)
 class Connection:
@@ -34,6 +36,7 @@ class Work:
     def __init__(self, kill: Callable[[Sequence[str]], None]) -> None:
         self._kill = kill
         self._marks: set[str] = set()
+        self._over = False
 
     def join(self) -> None:
         """Whatever this thread asks from now on belongs to the work. For threads that end with it."""
@@ -47,6 +50,14 @@ class Work:
         if marks := sorted(self._marks):
             self._kill(marks)
 
+    def end(self) -> None:
+        """`cancel`, and let no further statement of the work begin: each raises `EngineError` as a killed one does.
+
+        One that had just been let through when this was called may begin after it: call it until the work is done.
+        """
+        self._over = True
+        self.cancel()
+
     @contextmanager
     def joined(self) -> Iterator[Work]:
         """The work, to which this thread belongs until the end of the block."""
@@ -59,9 +70,15 @@ class Work:
 
     @contextmanager
     def runs(self, mark: str) -> Iterator[None]:
-        """While statements that carry this mark may run."""
+        """While statements that carry this mark may run.
+
+        Raises:
+            EngineError: the work was ended.
+        """
         self._marks.add(mark)
         try:
+            if self._over:
+                raise EngineError("the work was broken off", code=394, name="QUERY_WAS_CANCELLED")
             yield
         finally:
             self._marks.discard(mark)

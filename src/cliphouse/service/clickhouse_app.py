@@ -6,9 +6,6 @@ What it does is ClickHouse's own behaviour; the modules clickhouse_* beside this
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hmac
 import json
 import logging
 import secrets
@@ -16,8 +13,7 @@ import socket
 import string
 import time
 import uuid
-from collections.abc import Coroutine, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from urllib.parse import parse_qsl
@@ -28,20 +24,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cliphouse.collection import Collection
 from cliphouse.encoders.access import ImageAccess
 from cliphouse.engine import Answer
-from cliphouse.errors import CliphouseError, EngineError
+from cliphouse.errors import CliphouseError, EngineError, UsageError
 from cliphouse.service import clickhouse_blocks as blocks
 from cliphouse.service import clickhouse_forms as forms
 from cliphouse.service import clickhouse_work as work
+from cliphouse.service.clickhouse_door import Door
 from cliphouse.service.clickhouse_errors import refused, status_of, text_of
 from cliphouse.service.clickhouse_request import MAX_QUERY_BYTES, Arguments, Statement, arguments, statement
 from cliphouse.service.clickhouse_sessions import Place, Running, Sessions
 from cliphouse.service.clickhouse_streams import ClientGone, Incoming, Outgoing
+from cliphouse.service.metrics import Metrics
+from cliphouse.service.observing import Observer
 from cliphouse.service.pool import Busy, Pool, TimedOut
 from cliphouse.service.settings import Settings
 from cliphouse.types import Query
 
-log = logging.getLogger(__name__)
-
+_BROKEN_OFF = "ASGI callable returned without completing response"
 #: One client may hold several at once: our own loader reads a stream while it inserts another.
 _PLACES = 32
 #: Statements of somebody who may write are not stopped by the clock: an index is built for hours.
@@ -50,6 +48,10 @@ _FOREVER = 30 * 24 * 3600.0
 _DRAINED_BYTES = 2**20
 #: An answer that is held back until its end.
 _BUFFER_BYTES = 64 * 2**20
+#: So much is held back of every other.
+_HELD_BYTES = 2**16
+#: A shorter answer is not worth compressing.
+_COMPRESSED_BYTES = 1024
 
 _TYPES = (
     (("JSONEachRow", "JSONLines", "NDJSON", "JSONCompactEachRow"), "application/x-ndjson; charset=UTF-8"),
@@ -61,24 +63,43 @@ _TYPES = (
 )
 
 
-def create_clickhouse_app(collection: Collection, settings: Settings) -> ASGIApp:
-    """The application that serves the database of `collection`, which must be embedded and stays the caller's."""
-    return _Interface(collection, settings)
+class _Route:
+    """What requests are counted as."""
+
+    path_format = "clickhouse"
+
+
+def create_clickhouse_app(collection: Collection, settings: Settings, metrics: Metrics | None = None) -> ASGIApp:
+    """The application that serves the database of `collection`, which stays the caller's to close after it.
+
+    Raises:
+        UsageError: the database is on a server, which has the interface itself.
+    """
+    if not collection.engine.capabilities.embedded:
+        raise UsageError(
+            "the database is on a ClickHouse server; leave --clickhouse-port out and ask the server itself"
+        )
+    # What broke off says so at its end and in our own log; uvicorn would call it a fault of the application.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not record.getMessage().startswith(_BROKEN_OFF))
+    metrics = metrics or Metrics()
+    return Observer(_Interface(collection, settings, metrics), metrics)
 
 
 class _Interface:
-    def __init__(self, collection: Collection, settings: Settings) -> None:
-        self._collection, self._settings = collection, settings
-        self._engine = collection.engine
-        self._sessions, self._running = Sessions(), Running()
-        self._pool: Pool | None = None
-        self._timezone = "UTC"
-        self._name = socket.gethostname()
+    def __init__(self, collection: Collection, settings: Settings, metrics: Metrics) -> None:
+        self._collection, self.settings, self._metrics = collection, settings, metrics
+        self.door = Door(settings)
+        self.engine = collection.engine
+        self.sessions, self.running = Sessions(), Running()
+        self.pool: Pool | None = None
+        self.timezone = "UTC"
+        self.name = socket.gethostname()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
+            scope["route"] = _Route
             await _Exchange(self, scope, receive, send).run()
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -86,20 +107,20 @@ class _Interface:
         self.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self.stop()
+        await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
     def start(self) -> None:
-        self._collection.image_access = ImageAccess(self._settings.pictures)
+        self._collection.image_access = ImageAccess(self.settings.pictures)
         self._collection.install_functions()
-        self._timezone = str(self._engine.query(Query(sql="SELECT timezone()")).rows[0][0])
-        timeout = _FOREVER if self._settings.allow_writes else self._settings.timeout
-        self._pool = Pool(self._engine, workers=_PLACES, waiting=0, timeout=timeout)
+        self.timezone = str(self.engine.query(Query(sql="SELECT timezone()")).rows[0][0])
+        timeout = _FOREVER if self.settings.allow_writes else self.settings.timeout
+        self.pool = Pool(self.engine, self._metrics, workers=_PLACES, waiting=0, timeout=timeout)
 
-    def stop(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-        self._sessions.close()
+    async def stop(self) -> None:
+        if self.pool is not None:
+            await self.pool.close()
+        self.sessions.close()
 
 
 @dataclass(slots=True)
@@ -116,7 +137,7 @@ class _Exchange:
     """One request and its answer."""
 
     def __init__(self, interface: _Interface, scope: Scope, receive: Receive, send: Send) -> None:
-        self._all, self._settings = interface, interface._settings
+        self._all, self._settings = interface, interface.settings
         self._scope, self._receive, self._send = scope, receive, send
         self._headers = Headers(scope=scope)
         self._began = time.monotonic_ns()
@@ -154,7 +175,7 @@ class _Exchange:
     async def _query(self) -> None:
         pairs = parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)
         asked = arguments(pairs)
-        user = self._user(asked)
+        user = self._all.door.user(self._scope, asked)
         given = asked.given
         self._wanted.query_id = given.get("query_id") or self._wanted.query_id
         self._choose_compression(asked)
@@ -176,33 +197,6 @@ class _Exchange:
             raise refused("QUERY_IS_TOO_LARGE", f"A query may have {MAX_QUERY_BYTES} bytes (max_query_size)")
         await self._do(user, parsed, asked, tables)
 
-    def _user(self, asked: Arguments) -> str:
-        """The name of who asks; a password is one of the service's keys.
-
-        Raises:
-            EngineError: it is none of them.
-        """
-        user, password = asked.given.get("user", ""), asked.given.get("password", "")
-        if basic := self._headers.get("authorization", ""):
-            scheme, _, token = basic.partition(" ")
-            with suppress(ValueError, binascii.Error):
-                if scheme.lower() == "basic":
-                    user, _, password = base64.b64decode(token).decode().partition(":")
-                elif scheme.lower() == "bearer":
-                    password = token
-        user = self._headers.get("x-clickhouse-user", user) or "default"
-        password = self._headers.get("x-clickhouse-key", password)
-        keys = self._settings.api_keys
-        if keys and not any([hmac.compare_digest(password.encode(), key.encode()) for key in keys]):  # noqa: C419  # all
-            if not password:
-                raise refused(
-                    "REQUIRED_PASSWORD", f"{user}: Authentication failed: the password is a key of the service"
-                )
-            raise refused(
-                "AUTHENTICATION_FAILED", f"{user}: Authentication failed: the password is no key of the service"
-            )
-        return f"{user}\0{password}" if keys else user
-
     def _choose_compression(self, asked: Arguments) -> None:
         if asked.flag("compress"):
             self._wanted.packer = blocks.Blocks()
@@ -213,7 +207,7 @@ class _Exchange:
     # -- doing it -----------------------------------------------------------------------------------------------------
 
     async def _do(self, user: str, parsed: Statement, asked: Arguments, tables: list[forms.Table]) -> None:
-        given, pool = asked.given, self._all._pool
+        given, pool = asked.given, self._all.pool
         if pool is None:
             raise refused("TOO_MANY_SIMULTANEOUS_QUERIES", "the service starts or stops")
         may_write = self._settings.allow_writes and self._scope["method"] == "POST"
@@ -226,29 +220,29 @@ class _Exchange:
         rows: Iterable[bytes] = chain([parsed.data or b""], self._incoming.rest())
         job = work.Job(parsed, asked, database, form, may_write, rows, tables)
         killing = parsed.words[:2] == ("KILL", "QUERY")
-        place = self._all._sessions.take(
+        place = self._all.sessions.take(
             user,
             given.get("session_id"),
             must_exist=asked.flag("session_check"),
             timeout=given.get("session_timeout"),
         )
-        out = Outgoing()
+        out = Outgoing(_BUFFER_BYTES if self._wanted.whole else _HELD_BYTES)
 
         # A session of somebody who only reads keeps nothing: it is a name.
         keep = place.name is not None and self._settings.allow_writes
 
         def doing() -> Answer:
-            guest = place.guest or self._all._engine.guest()
+            guest = place.guest or self._all.engine.guest()
             if keep:
                 place.guest = guest
             try:
                 if killing:
-                    ours = self._all._running.of(user)
+                    ours = self._all.running.of(user)
                     return work.kill(guest, job, ours, out.write, anything=may_write)
-                self._all._running.by_mark[guest.mark] = (self._wanted.query_id, user)
-                return work.run(self._all._engine, guest, job, self._settings, out.write, keep=keep)
+                self._all.running.by_mark[guest.mark] = (self._wanted.query_id, user)
+                return work.run(self._all.engine, guest, job, self._settings, out.write, keep=keep)
             finally:
-                self._all._running.by_mark.pop(guest.mark, None)
+                self._all.running.by_mark.pop(guest.mark, None)
                 if not keep:
                     guest.close()
 
@@ -265,38 +259,33 @@ class _Exchange:
                 task.exception()  # told already, or nobody is there to be told
 
     def _leave(self, user: str, place: Place, *, close: bool) -> None:
-        self._all._sessions.give_back(user, place, close=close)
+        self._all.sessions.give_back(user, place, close=close)
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
     async def _answer(self, parsed: Statement, form: str, task: asyncio.Future[Answer], out: Outgoing) -> None:
         gone = asyncio.ensure_future(self._incoming.gone())
         try:
-            # One piece is held back: what is complete by then goes out with its length, and an error with its status.
-            held = bytearray()
-            most = _BUFFER_BYTES if self._wanted.whole else 0
-            while (piece := await self._race(out.next(task), gone)) is not None:
-                if held and len(held) + len(piece) > most:
+            while True:
+                piece = out.take()
+                if piece is not None:
                     await self._begin(parsed, form, Answer())
-                    await self._body(bytes(held))
-                    held.clear()
-                held += piece
+                    await self._body(piece)
+                elif task.done():
+                    break
+                else:
+                    await asyncio.wait((out.ready, task, gone), return_when=asyncio.FIRST_COMPLETED)
+                if gone.done() and not task.done():
+                    raise gone.result()
             answer = await task  # what went wrong is raised here
-            await self._begin(parsed, form, answer, last=bytes(held))
+            await self._begin(parsed, form, answer, last=out.last())
         finally:
             gone.cancel()
 
-    @staticmethod
-    async def _race(getting: Coroutine[object, object, bytes | None], gone: asyncio.Future[Exception]) -> bytes | None:
-        next_ = asyncio.ensure_future(getting)
-        await asyncio.wait((next_, gone), return_when=asyncio.FIRST_COMPLETED)
-        if next_.done():
-            return next_.result()
-        next_.cancel()
-        raise gone.result()
-
     async def _begin(self, parsed: Statement, form: str, answer: Answer, last: bytes | None = None) -> None:
         """Send the status and headers if they have not been sent, and with `last` the end of the body."""
+        if last is not None and not self._begun and len(last) < _COMPRESSED_BYTES:
+            self._wanted.encoding = None
         self._wanted.packer = self._wanted.packer or blocks.packer(self._wanted.encoding)
         data = None if last is None else self._wanted.packer.pack(last) + self._wanted.packer.end()
         if not self._begun:
@@ -319,7 +308,7 @@ class _Exchange:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def _failed(self, error: EngineError, headers: dict[str, str] | None = None) -> None:
-        text = text_of(error, self._all._engine.capabilities.version)
+        text = text_of(error, self._all.engine.capabilities.version)
         if self._begun:
             # The status has been sent: the error stands at the end of the body between marks, and the body stays
             # without an end, as ClickHouse does it.
@@ -347,8 +336,8 @@ class _Exchange:
         }
         return {
             "X-ClickHouse-Query-Id": self._wanted.query_id,
-            "X-ClickHouse-Server-Display-Name": self._all._name,
-            "X-ClickHouse-Timezone": self._all._timezone,
+            "X-ClickHouse-Server-Display-Name": self._all.name,
+            "X-ClickHouse-Timezone": self._all.timezone,
             "X-ClickHouse-Summary": json.dumps({name: str(value) for name, value in counted.items()}),
         }
 

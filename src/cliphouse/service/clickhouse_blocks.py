@@ -23,8 +23,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-#: What an answer may be compressed with, the most preferred first, as ClickHouse chooses.
-ENCODINGS = ("zstd", "lz4", "gzip", "deflate")
+#: What an answer may be compressed with, the most preferred first: lz4 costs least, and this server has few cores.
+ENCODINGS = ("lz4", "zstd", "gzip", "deflate")
 
 _NONE, _LZ4, _ZSTD = 0x02, 0x82, 0x90
 _HEADER = struct.Struct("<BII")

@@ -27,8 +27,9 @@ _STATUS: dict[int, frozenset[str]] = {
     411: frozenset({"HTTP_LENGTH_REQUIRED"}),
     413: frozenset({"QUERY_IS_TOO_LARGE"}),
     415: frozenset({"UNSUPPORTED_MEDIA_TYPE"}),
+    # ClickHouse's own server says 500 to this and to TOO_MANY_SIMULTANEOUS_QUERIES; clients come again after ours.
+    429: frozenset({"QUOTA_EXCEEDED"}),
     501: frozenset({"NOT_IMPLEMENTED"}),
-    # ClickHouse's own server says 500 to the last; clients come again after a 503.
     503: frozenset({"SOCKET_TIMEOUT", "CANNOT_OPEN_FILE", "CANNOT_SCHEDULE_TASK", "TOO_MANY_SIMULTANEOUS_QUERIES"}),
 }
 _BY_NAME = {name: status for status, names in _STATUS.items() for name in names}
@@ -42,6 +43,7 @@ _CODES = {
     "TIMEOUT_EXCEEDED": 159,
     "READONLY": 164,
     "REQUIRED_PASSWORD": 194,
+    "QUOTA_EXCEEDED": 201,
     "TOO_MANY_SIMULTANEOUS_QUERIES": 202,
     "QUERY_IS_TOO_LARGE": 229,
     "CANNOT_DECOMPRESS": 271,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from typing import Any
 
 from starlette.types import Message, Receive
 
@@ -96,12 +96,19 @@ class Incoming:
 
 
 class Outgoing:
-    """The pieces of an answer on their way from a thread."""
+    """The pieces of an answer on their way from a thread.
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[bytes] = asyncio.Queue(_WAITING_PIECES)
+    The last `held` bytes stay in the thread until more come or the work is done: a short answer is sent as a whole,
+    with its length, and costs no switch between the two; an error on the way to it still has its status.
+    """
+
+    def __init__(self, held: int) -> None:
+        self._loop, self._held = asyncio.get_running_loop(), held
+        self._last = b""
+        self._pieces: deque[bytes] = deque()
+        self._room = threading.Semaphore(_WAITING_PIECES)
         self._closed = False
+        self.ready = self._loop.create_future()
 
     def write(self, piece: bytes) -> None:
         """Hand over a piece, from the thread; waits while too many are on their way.
@@ -109,32 +116,34 @@ class Outgoing:
         Raises:
             ClientGone: nobody reads any more.
         """
-        if not self._closed:
-            asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop).result()
+        if self._last and len(self._last) + len(piece) > self._held:
+            self._room.acquire()
+            self._pieces.append(self._last)
+            self._last = b""
+            if not self._closed:
+                self._loop.call_soon_threadsafe(self._wake)
         if self._closed:
             raise ClientGone("the client went away")
+        self._last = self._last + piece if self._last else piece
 
-    async def next(self, work: asyncio.Future[Any]) -> bytes | None:
-        """The next piece; None when there is none and `work`, which writes them, has ended."""
-        if not self._pieces.empty():
-            return self._pieces.get_nowait()
-        if work.done():
+    def _wake(self) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def take(self) -> bytes | None:
+        """The next piece, if there is one; if not, `ready` says when."""
+        if self.ready.done():
+            self.ready = self._loop.create_future()
+        if not self._pieces:
             return None
-        getting = asyncio.ensure_future(self._pieces.get())
-        try:
-            await asyncio.wait((getting, work), return_when=asyncio.FIRST_COMPLETED)
-        except BaseException:
-            getting.cancel()
-            raise
-        if getting.done():
-            return getting.result()
-        getting.cancel()
-        with suppress(asyncio.CancelledError):
-            return await getting
-        return None if self._pieces.empty() else self._pieces.get_nowait()
+        self._room.release()
+        return self._pieces.popleft()
+
+    def last(self) -> bytes:
+        """What is left when the work is done and all is taken."""
+        return self._last
 
     def close(self) -> None:
         """Read no more; a thread that waits goes on and is told."""
         self._closed = True
-        while not self._pieces.empty():
-            self._pieces.get_nowait()
+        self._room.release()

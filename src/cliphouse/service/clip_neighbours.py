@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cliphouse.collection import Collection
 from cliphouse.hits import Hit
+from cliphouse.service.metrics import Metrics
 from cliphouse.types import MAX_K, Modality, SearchParams, literal
 
 #: Rows whose unit vectors have a larger inner product are near duplicates, as in the original.
@@ -40,7 +41,7 @@ class Wish:
     safe: bool = False
 
 
-def find(collection: Collection, vector: ArrayLike, wish: Wish) -> list[Neighbour]:
+def find(collection: Collection, vector: ArrayLike, wish: Wish, metrics: Metrics) -> list[Neighbour]:
     """The `k` nearest rows that a wish allows, nearest first.
 
     Where duplicates are left out, more rows are looked at until enough remain, or 10,000 have been.
@@ -50,11 +51,15 @@ def find(collection: Collection, vector: ArrayLike, wish: Wish) -> list[Neighbou
     # Only rows that say they are safe, and not all but those that say they are not: tags are whatever a dataset has.
     where = f"NSFW IN ({', '.join(map(literal, SAFE))})" if wish.safe else None
     name = f"{wish.column}_embedding"
-    reach = min(2 * wish.k + _SPARE, MAX_K) if wish.deduplicate else wish.k
+    reach = min(wish.k + wish.k // 2 + _SPARE, MAX_K) if wish.deduplicate else wish.k
     while True:
         params = SearchParams(k=reach, column=wish.column, where=where, columns=(name,) if wish.deduplicate else ())
-        hits: Sequence[Hit] = collection.search_with(vector, params=params)
-        kept = first_of_each(_unit([hit.more[name] for hit in hits])) if wish.deduplicate and hits else range(len(hits))
+        with metrics.timed("knn_index_time"):
+            hits: Sequence[Hit] = collection.search_with(vector, params=params)
+        kept: Sequence[int] = range(len(hits))
+        if wish.deduplicate and hits:
+            with metrics.timed("dedup_time"):
+                kept = first_of_each(_unit([hit.more[name] for hit in hits]))
         if len(kept) >= wish.k or len(hits) < reach or reach == MAX_K:
             return [Neighbour(hits[place].id, hits[place].distance) for place in kept[: wish.k]]
         reach = min(4 * reach, MAX_K)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeGuard
 
@@ -16,7 +16,7 @@ import numpy as np
 from fastapi import APIRouter, Depends
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cliphouse import catalog
@@ -34,7 +34,7 @@ from cliphouse.types import MAX_DIM, MAX_K
 # Errors have another shape here than the one that /api/v1/openapi.json describes.
 router = APIRouter(include_in_schema=False)
 
-PATHS = frozenset({"/knn-service", "/indices-list", "/metadata", "/config.json"})
+PATHS = frozenset({"/knn-service", "/indices-list", "/metadata", "/metrics-summary", "/config.json"})
 #: Names what was asked for and not done.
 IGNORED = "X-Cliphouse-Ignored"
 
@@ -85,22 +85,28 @@ class Question:
 @router.post("/knn-service")
 async def knn_service(request: Request, state: Annotated[State, Depends(state_of)]) -> Response:
     """The rows nearest to a text, a picture or an embedding; the first `num_images` with what is known of them."""
-    asked = _question(await _body(request), min(state.settings.max_export, MAX_K))
+    with state.metrics.timed("full_knn_request_time"):
+        asked = _question(await _body(request), min(state.settings.max_export, MAX_K))
+        found = await _neighbours(asked, state, _budget(request, state))
+    return _json(found, asked.ignored)
+
+
+async def _neighbours(asked: Question, state: State, budget: int) -> list[dict[str, Any]]:
     data: bytes | None = None
     if asked.kind == "image":
         data = uploads.from_base64(asked.value, state.settings)
     elif asked.kind == "image_url":
-        data = await fetch.picture(asked.value, state.settings)
-    budget = _PICTURE_BYTES if _trusted(request, state) else 0
+        with state.metrics.timed("download_time"):
+            data = await fetch.picture(asked.value, state.settings)
 
     def work() -> list[dict[str, Any]]:
         collection = state.collection_of(asked.index)
         vector, length = _vector(collection, asked, data, state)
-        found = clip_neighbours.find(collection, vector, asked.wish)
+        found = clip_neighbours.find(collection, vector, asked.wish, state.metrics)
         described = _described(collection, [each.id for each in found[: asked.shown]], state, budget)
         return [_result(each, described, length) for each in found]
 
-    return _json(await state.pool.run(work), asked.ignored)
+    return await state.pool.run(work)
 
 
 @router.post("/metadata")
@@ -113,7 +119,7 @@ async def metadata(request: Request, state: Annotated[State, Depends(state_of)])
         raise UsageError("ids must be a list of whole numbers")
     if len(ids) > most:
         raise UsageError(f"ids may be {most:,} at most here, got {len(ids):,}; ask several times")
-    budget = _PICTURE_BYTES if _trusted(request, state) else 0
+    budget = _budget(request, state)
 
     def work() -> list[dict[str, Any]]:
         described = _described(state.collection_of(index), ids, state, budget)
@@ -135,6 +141,12 @@ async def config(request: Request) -> Response:
     """What the original's page wants to know before it asks."""
     back = str(request.base_url).rstrip("/")
     return _json({"defaultBackend": back, "defaultIndex": "", "urlColumn": "url"})
+
+
+@router.get("/metrics-summary")
+async def metrics_summary(state: Annotated[State, Depends(state_of)]) -> Response:
+    """How often the steps of a request for neighbours ran, and how long they took, as a table of text."""
+    return PlainTextResponse(state.metrics.summary())
 
 
 # -- what is asked for ------------------------------------------------------------------------------------------------
@@ -216,14 +228,15 @@ def _is_off(value: Any) -> bool:
     return value is None or value is False or value == ""  # a score of 0 is one
 
 
-def _trusted(request: Request, state: State) -> bool:
-    """Whether pictures themselves may go into the answer.
+def _budget(request: Request, state: State) -> int:
+    """How many bytes of pictures may go into the answer.
 
     Any page that is open in a browser can ask a service on the same machine, and would read the answer. Rows it gets,
     as from the original; files of this disk only with a key, or if it is a page of this service.
     """
     origin = request.headers.get("origin")
-    return bool(state.settings.api_keys) or origin in (None, str(request.base_url).rstrip("/"))
+    trusted = bool(state.settings.api_keys) or origin in (None, str(request.base_url).rstrip("/"))
+    return _PICTURE_BYTES if trusted else 0
 
 
 # -- what is answered -------------------------------------------------------------------------------------------------
@@ -238,24 +251,33 @@ def _vector(collection: Collection, asked: Question, data: bytes | None, state: 
             raise UsageError("embedding_input holds a number that is too large") from None
     encoder = collection.encoder()
     if data is None:
-        return text_vector(encoder, asked.value), 1.0
-    picture = uploads.picture(data, state.settings)
-    return encoder.encode_images([picture])[0], 1.0
+        with state.metrics.timed("text_clip_inference_time"):
+            return text_vector(encoder, asked.value), 1.0
+    with state.metrics.timed("image_prepro_time"):
+        picture = uploads.picture(data, state.settings)
+    with state.metrics.timed("image_clip_inference_time"):
+        return encoder.encode_images([picture])[0], 1.0
 
 
 def _described(collection: Collection, ids: Sequence[int], state: State, budget: int) -> dict[int, dict[str, Any]]:
     """What is told of each row of `ids` that is there, with its picture as long as `budget` bytes of them last."""
+    with state.metrics.timed("metadata_get_time"):
+        return dict(_rows(collection, ids, state, budget))
+
+
+def _rows(
+    collection: Collection, ids: Sequence[int], state: State, budget: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
     info = collection.info()
     columns = [name for name in _COLUMNS if name in info.columns]
     known = [each for each in dict.fromkeys(ids) if 0 <= each <= MAX_ID]
-    found: dict[int, dict[str, Any]] = {}
     for start in range(0, len(known), _IDS):
         for row in items.rows_of(collection, info, known[start : start + _IDS], columns=["id", *columns]):
-            found[row["id"]] = told = {name: plain(row[name]) for name in columns}
+            told = {name: plain(row[name]) for name in columns}
             if budget > 0 and (jpeg := pictures.jpeg(row, state.settings)):
                 told["image"] = jpeg
                 budget -= len(jpeg)
-    return found
+            yield row["id"], told
 
 
 def _result(found: Neighbour, described: Mapping[int, Mapping[str, Any]], length: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -85,3 +86,15 @@ def of_error(request: Request, error: CliphouseError) -> JSONResponse:
     """The answer to a request that ended with one of our errors."""
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
     return answer(request, status_of(error), kind(type(error)), str(error), headers=headers)
+
+
+def of_http(request: Request, error: HTTPException) -> JSONResponse:
+    """The answer to a request that no route takes, or that the framework refused."""
+    status = HTTPStatus(error.status_code)
+    type_, detail = status.phrase.lower().replace(" ", "-"), str(error.detail)
+    if status is HTTPStatus.NOT_FOUND:
+        detail = f"there is nothing at {request.url.path}; /api/v1/openapi.json lists what there is"
+    elif status is HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        detail = f"{request.url.path} does not take {request.method}" + (f"; it takes {allowed}" if allowed else "")
+    return answer(request, status, type_, detail, headers=dict(error.headers or {}))

@@ -9,7 +9,9 @@ from starlette.requests import Request
 from cliphouse import catalog
 from cliphouse.collection import Collection
 from cliphouse.errors import UnknownCollection
+from cliphouse.service.metrics import Metrics
 from cliphouse.service.pool import Pool
+from cliphouse.service.preparation import Preparation
 from cliphouse.service.settings import Settings
 
 #: Collections other than the served one of which it is remembered what searches learned.
@@ -18,11 +20,13 @@ _COLLECTIONS_KEPT = 16
 
 @dataclass(slots=True)
 class State:
-    """The collection that is served by default, and the places to work on its engine."""
+    """The collection that is served by default, its encoder, the places to work on its engine, and the counters."""
 
     settings: Settings
     collection: Collection
     pool: Pool
+    encoder: Preparation
+    metrics: Metrics
     _others: dict[str, Collection] = field(default_factory=dict)
 
     def collection_of(self, name: str | None) -> Collection:
