@@ -3,17 +3,17 @@
 ::
 
     CliphouseError                    exit 1  http 500
-      UsageError (ValueError)         exit 2  http 400  other arguments mend it
-        DimensionMismatch             exit 2  http 400
-        EncoderMismatch               exit 2  http 400
-        NoPictures                    exit 2  http 400
-        InvalidVector                 exit 2  http 400
-        InvalidImage                  exit 2  http 400
+      UsageError (ValueError)         exit 2  http 422  other arguments mend it
+        DimensionMismatch             exit 2  http 422
+        EncoderMismatch               exit 2  http 422
+        NoPictures                    exit 2  http 422
+        InvalidVector                 exit 2  http 422
+        InvalidImage                  exit 2  http 422
         ImageNotAllowed               exit 2  http 403
-        InvalidFilter                 exit 2  http 400
-        StatementRefused              exit 2  http 400
+        InvalidFilter                 exit 2  http 422
+        StatementRefused              exit 2  http 422
         ImageUrlNotAllowed            exit 2  http 403
-        ImageUrlFailed                exit 2  http 400
+        ImageUrlFailed                exit 2  http 422
         UnknownDatabase               exit 2  http 404
         UnknownCollection             exit 2  http 404
         UnknownItem                   exit 2  http 404
@@ -79,7 +79,7 @@ class UsageError(CliphouseError, ValueError):
     """The request itself is wrong; other arguments mend it."""
 
     exit_code = 2
-    http_status = 400
+    http_status = 422
 
 
 class DimensionMismatch(UsageError):
@@ -477,6 +477,26 @@ class InsufficientMemory(CliphouseError):
             f"{what} needs about {size(needed_bytes)} of memory, {size(available_bytes)} are available; {advice}"
         )
         self.needed_bytes, self.available_bytes = needed_bytes, available_bytes
+
+
+class Busy(CliphouseError):
+    """All places are taken and enough requests wait; come again after `retry_after` seconds."""
+
+    http_status = 503
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"all places are taken; come again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class TimedOut(CliphouseError):
+    """The request took longer than it may; its statement was killed."""
+
+    http_status = 504
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the request took longer than {seconds:g} s and was stopped")
+        self.seconds = seconds
 
 
 class ServiceError(CliphouseError):

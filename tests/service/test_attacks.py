@@ -39,6 +39,7 @@ def client(place: Path, collection: Collection) -> Iterator[TestClient]:
         timeout=1.0,
         max_sql_memory=300_000_000,
         max_upload=200_000,
+        max_body=500_000,
         max_pixels=1_000_000,
         pictures=(place / "pictures",),
     )
@@ -115,6 +116,7 @@ HOSTILE = [
     "`",
     '"',
     "\u2019",
+    "\n",
     "x" * 1990,
 ]
 
@@ -233,9 +235,9 @@ def test_no_path_leads_out(client: TestClient, path: str) -> None:
 def test_bodies_have_an_end(client: TestClient) -> None:
     large = b'{"statement": "' + b"x" * 2_000_000 + b'"}'
     for route in ("search", "sql", "encode", "count", "search/image"):
-        refused(client.post(f"/api/v1/{route}", content=large), 400, 413, 422)
+        refused(client.post(f"/api/v1/{route}", content=large), 413)
         pieces = (large[start : start + 65536] for start in range(0, len(large), 65536))
-        refused(client.post(f"/api/v1/{route}", content=pieces), 400, 413, 422)
+        refused(client.post(f"/api/v1/{route}", content=pieces), 413)
 
 
 NEIGHBOURS: list[dict[str, Any]] = [
@@ -281,3 +283,14 @@ def test_ids_of_clip_retrieval(client: TestClient, ids: Any) -> None:
     assert set(answer.json()) == {"message"}
     beyond = client.post("/metadata", content=json.dumps({"indice_name": None, "ids": [-1, 10**30, 2**63]}))
     assert beyond.json() == []
+
+
+@pytest.mark.parametrize(
+    "body", ["[" * 100_000, '{"a":' * 20_000, "1" * 10_000, '{"statement": 1e999999}', "\xff", '"\\ud800"']
+)
+def test_json_that_nests_or_overflows(client: TestClient, body: str) -> None:
+    for route in ("search", "sql"):
+        answer = client.post(
+            f"/api/v1/{route}", content=body.encode("latin-1"), headers={"content-type": "application/json"}
+        )
+        refused(answer, 400, 413, 422)

@@ -184,7 +184,7 @@ def test_the_first_input_that_is_not_empty_counts(client: TestClient) -> None:
     refused = client.post(
         "/knn-service", content=json.dumps(_body(image_url="http://10.0.0.1/", embedding_input=horse))
     )
-    assert refused.status_code == 422
+    assert refused.status_code == 403
     assert "fetch" in refused.json()["message"]
 
 

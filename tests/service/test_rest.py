@@ -187,7 +187,7 @@ def test_the_statement_of_a_plan_gives_the_same_rows(client: TestClient, asked: 
         ({"query": {"id": 5000}}, 404, "unknown-item", "5000"),
         ({"query": {"id": 5000, "by": "text"}}, 404, "unknown-item", "5000"),
         ({"query": {"image": "%%%"}}, 422, "invalid-image", "base64"),
-        ({"query": {"image_url": "http://127.0.0.1/a.png"}}, 422, "image-url-not-allowed", "not fetch"),
+        ({"query": {"image_url": "http://127.0.0.1/a.png"}}, 403, "image-url-not-allowed", "not fetch"),
         ({"query": {"text": "a"}, "columns": ["nothing"]}, 422, "usage-error", "no column nothing"),
         ({"query": {"text": "a"}, "where": "nothing = 1"}, 422, "invalid-filter", "nothing"),
         ({"query": {"text": "a"}, "where": "1) OR (1"}, 422, "invalid-filter", ""),
@@ -198,7 +198,7 @@ def test_the_statement_of_a_plan_gives_the_same_rows(client: TestClient, asked: 
         ({"query": {"text": "a"}, "collection": "secrets"}, 404, "unknown-collection", ""),
         ({"query": {"text": "a"}, "collection": "laion_loading_1_x"}, 404, "unknown-collection", ""),
         ({"query": {"text": "a"}, "collection": "a b"}, 404, "unknown-collection", ""),
-        ({"query": {"text": "a"}, "collection": "odd"}, 422, "unknown-encoder", "vector or an id"),
+        ({"query": {"text": "a"}, "collection": "odd"}, 404, "unknown-encoder", "vector or an id"),
     ],
 )
 def test_a_search_that_cannot_be_is_told_why(

@@ -19,7 +19,7 @@ from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import response_schema_conformance
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from cliphouse import Collection
 from cliphouse.service.app import create_app
@@ -67,7 +67,7 @@ def _try(client: TestClient, cases: SearchStrategy[schemathesis.Case]) -> None:
         if isinstance(sent.get("data"), (bytes, str)):
             sent["content"] = sent.pop("data")
         response = client.request(**sent)
-        checks = [not_a_server_error, response_schema_conformance]
+        checks = [not_a_server_error, response_schema_conformance, content_type_conformance]
         case.validate_response(response, checks=checks)
 
     fails_never()

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cliphouse.collection import Collection
 from cliphouse.encoders.access import ImageAccess
 from cliphouse.engine import Answer
-from cliphouse.errors import CliphouseError, EngineError, UsageError
+from cliphouse.errors import Busy, CliphouseError, EngineError, TimedOut, UsageError
 from cliphouse.service import clickhouse_blocks as blocks
 from cliphouse.service import clickhouse_forms as forms
 from cliphouse.service import clickhouse_work as work
@@ -35,7 +35,7 @@ from cliphouse.service.clickhouse_sessions import Place, Running, Sessions
 from cliphouse.service.clickhouse_streams import ClientGone, Incoming, Outgoing
 from cliphouse.service.metrics import Metrics
 from cliphouse.service.observing import Observer
-from cliphouse.service.pool import Busy, Pool, TimedOut
+from cliphouse.service.pool import Pool
 from cliphouse.service.settings import Settings
 from cliphouse.types import Query
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from cliphouse.errors import ImageUrlFailed, ImageUrlNotAllowed
-from cliphouse.service.pool import Busy
+from cliphouse.errors import Busy, ImageUrlFailed, ImageUrlNotAllowed
 from cliphouse.service.settings import Settings
 from cliphouse.web_public import Fetch
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from cliphouse.engine import Engine, Work
-from cliphouse.errors import CliphouseError, EngineError
+from cliphouse.errors import Busy, EngineError, TimedOut
 from cliphouse.service.metrics import Metrics
 
 T = TypeVar("T")
@@ -23,26 +23,6 @@ _KILL_SECONDS, _KILL_SELDOM_SECONDS = 0.05, 1.0
 #: How much the newest piece of work counts for how long one takes.
 _NEWEST = 0.1
 _LONGEST_RETRY_SECONDS = 60
-
-
-class Busy(CliphouseError):
-    """All places are taken and enough requests wait; come again after `retry_after` seconds."""
-
-    http_status = 503
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"all places are taken; come again in {retry_after} s")
-        self.retry_after = retry_after
-
-
-class TimedOut(CliphouseError):
-    """The request took longer than it may; its statement was killed."""
-
-    http_status = 504
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the request took longer than {seconds:g} s and was stopped")
-        self.seconds = seconds
 
 
 class Pool:

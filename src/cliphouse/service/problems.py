@@ -10,32 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from cliphouse.errors import (
-    CliphouseError,
-    EngineUnavailable,
-    InsufficientMemory,
-    MissingExtra,
-    UnknownCollection,
-    UnknownItem,
-    UsageError,
-)
-from cliphouse.service.pool import Busy, TimedOut
+from cliphouse.errors import Busy, CliphouseError
 
 MEDIA_TYPE = "application/problem+json"
 #: Set in the state of a request whose answers tell errors as `{"message": ...}`, as clip-retrieval does.
 MESSAGE_ALONE = "message_alone"
-
-#: The first that fits. What is not named here is the service's fault.
-_STATUS: tuple[tuple[type[CliphouseError], int], ...] = (
-    (Busy, 503),
-    (TimedOut, 504),
-    (UnknownItem, 404),
-    (UnknownCollection, 404),
-    (UsageError, 422),
-    (MissingExtra, 501),
-    (InsufficientMemory, 503),
-    (EngineUnavailable, 503),
-)
 
 
 class Problem(BaseModel):
@@ -54,11 +33,6 @@ def kind(error: type[BaseException]) -> str:
     return "".join(f"-{c.lower()}" if c.isupper() else c for c in error.__name__).lstrip("-")
 
 
-def status_of(error: CliphouseError) -> int:
-    """The HTTP status that says whose fault it is."""
-    return next((status for known, status in _STATUS if isinstance(error, known)), 500)
-
-
 def answer(
     request: Request,
     status: int,
@@ -75,7 +49,7 @@ def answer(
         type=type_,
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
+        detail=" ".join(detail.split()),  # which may repeat what was sent
         request_id=getattr(request.state, "request_id", None),
         errors=errors or [],
     )
@@ -85,7 +59,7 @@ def answer(
 def of_error(request: Request, error: CliphouseError) -> JSONResponse:
     """The answer to a request that ended with one of our errors."""
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
-    return answer(request, status_of(error), kind(type(error)), str(error), headers=headers)
+    return answer(request, error.http_status, kind(type(error)), str(error), headers=headers)
 
 
 def of_http(request: Request, error: HTTPException) -> JSONResponse:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cliphouse.engine import Engine
-from cliphouse.errors import EngineError, StatementRefused, StorageError
-from cliphouse.service.pool import TimedOut
+from cliphouse.errors import EngineError, StatementRefused, StorageError, TimedOut
 from cliphouse.service.settings import Settings
 from cliphouse.service.vet import Statement
 from cliphouse.units import size

@@ -1,4 +1,4 @@
-"""The page at `/`: a few files, read once, with headers that keep a browser from being talked into anything else."""
+"""The page at `/`: a few files, read once, with the headers that keep a browser from being talked into more."""
 
 from __future__ import annotations
 
