@@ -26,6 +26,7 @@ from cliphouse.service import (
     pictures,
     problems,
     searching,
+    site,
     sql,
 )
 from cliphouse.service.access import Gate
@@ -81,6 +82,7 @@ def create_app(collection: Collection, settings: Settings | None = None, metrics
     for part in (searching, items, pictures, exporting, about, sql):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(clip_retrieval.router)
+    app.include_router(site.site())
     openapi.describe(app)
 
     @app.exception_handler(CliphouseError)

@@ -50,7 +50,7 @@ export class Detail {
     const frame = (keepPicture && this.dialog.querySelector(".frame")) || this.frame(hit, name);
     const focused = this.dialog.contains(document.activeElement) ? document.activeElement.dataset.close : undefined;
     const go = (by, label, which) => h("button", { type: "button", class: "icon", "aria-label": label, title: label, disabled: !act.can(by), onclick: () => act.step(by) }, icon(which));
-    const values = { ...item, ...(hit.distance === undefined ? {} : { distance: hit.distance }) };
+    const values = { ...item, ...(hit.distance === undefined || hit.distance === null ? {} : { distance: hit.distance }) };
     const names = [...FIRST.filter((one) => one in values), ...Object.keys(values).filter((one) => !FIRST.includes(one) && one !== "caption")];
     this.dialog.replaceChildren(
       h("div", { class: "head" }, go(-1, "Previous", "left"), go(1, "Next", "right"), h("span", { class: "grow" }),

@@ -9,8 +9,9 @@ const NAMES = {
   nsfw: "Safety", licence: "Licence", domain: "Domain", min_width: "Width from", max_width: "Width to", min_height: "Height from",
   max_height: "Height to", min_similarity: "Similarity from", max_similarity: "Similarity to", caption_contains: "Caption has", where: "SQL",
 };
-const TAGS = { UNLIKELY: "Safe", UNSURE: "Unsure", NSFW: "Not safe for work", "": "Without a tag" };
-const UNSAFE = ["NSFW", "UNSURE"];
+const TAGS = { UNLIKELY: "Safe", UNSURE: "Unsure", NSFW: "Not safe for work", UNTAGGED: "Without a tag", "": "Without a tag" };
+/** What is shown unless other tags are asked for: one's own pictures have none. */
+const SAFE = ["UNLIKELY", "UNTAGGED", ""];
 
 /** How a value of a field is called. */
 function label(field, value) {
@@ -18,13 +19,8 @@ function label(field, value) {
   return value === "" || value === null ? "none" : value === "?" ? "unknown" : String(value);
 }
 
-/** The tags that are shown unless others are asked for; null where the collection has no tags. */
-export async function safeTags(collection) {
-  if (!collection.filters.includes("nsfw") || !collection.rows) return null;
-  const { facets } = await call("facets", { body: { fields: ["nsfw"], limit: 100 } });
-  const values = (facets.nsfw ?? []).map((one) => one.value);
-  return values.includes("UNLIKELY") ? ["UNLIKELY"] : values.filter((value) => !UNSAFE.includes(value)).slice(0, 20);
-}
+/** The tags that are shown unless others are asked for; null where the collection has none. */
+export const safeTags = (collection) => (collection.filters.includes("nsfw") ? SAFE : null);
 
 /** What a request takes for the filters of a state: `filters` and `where`. */
 export function selection(state, safe, without = []) {
@@ -132,11 +128,11 @@ export class Filters {
     const chosen = new Set(field === "nsfw" ? given ?? this.safe ?? [] : given ?? []);
     const counted = Array.isArray(this.counts[field]) ? this.counts[field] : [];
     const known = new Map(counted.map((one) => [one.value ?? "", one.rows]));
-    const shown = [...new Set([...[...chosen].filter((one) => one !== ANY), ...known.keys()])];
-    const rows = shown.slice(0, Math.max(VALUES, chosen.size)).sort((a, b) => (known.get(b) ?? 0) - (known.get(a) ?? 0));
+    const shown = [...new Set([...(given ?? []).filter((one) => one !== ANY), ...known.keys()])];
+    const rows = shown.slice(0, Math.max(VALUES, given?.length ?? 0)).sort((a, b) => (known.get(b) ?? 0) - (known.get(a) ?? 0));
     const most = Math.max(1, ...known.values());
     const set = (value, on) => {
-      const next = new Set(all ? shown : chosen);
+      const next = new Set(all ? shown : [...chosen].filter((one) => shown.includes(one)));
       next[on ? "add" : "delete"](value);
       next.delete(ANY);
       this.change({ [field]: next.size ? [...next] : undefined });

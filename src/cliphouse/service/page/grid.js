@@ -49,7 +49,7 @@ export class Grid {
       h("button", { type: "button", class: "more", tabindex: "-1", title: "More like this", "aria-label": `More like this: ${name}`, onclick: () => this.act.like(hit, "image") }, icon("like")),
       h("div", { class: "line", "aria-hidden": "true" },
         h("span", { class: "caption", title: name }, hit.caption || "no caption"),
-        distances ? h("span", { class: "distance", title: "Cosine distance: 0 is the same" }, hit.distance.toFixed(3)) : null));
+        distances && hit.distance !== null ? h("span", { class: "distance", title: "Cosine distance: 0 is the same" }, hit.distance.toFixed(3)) : null));
     cell.dataset.id = hit.id;
     cell.classList.toggle("chosen", this.chosen.has(hit.id));
     const ratio = hit.width > 0 && hit.height > 0 ? hit.width / hit.height : 0;

@@ -111,7 +111,7 @@ async function start() {
   main.replaceChildren(h("p", { class: "quiet boot", role: "status" }, "Opening…"));
   try {
     const status = await call("status");
-    const app = { status, safe: await safeTags(status.collection) };
+    const app = { status, safe: safeTags(status.collection) };
     keys();
     links();
     begin((state, kept) => {

@@ -1,6 +1,8 @@
 // Where pictures come from: the service, if it has the file, or the address that the row names.
 import { blob, key } from "./api.js";
 
+const LARGEST = 1024; // that the service draws
+
 /** `url` if it is one that a picture or a link may have; data hold anything, `javascript:` too. */
 export function web(url) {
   try {
@@ -10,8 +12,8 @@ export function web(url) {
 
 /** The places to find a hit's picture at, best first; `size` is the longer side in pixels of the screen. */
 export function sources(hit, size) {
-  const wanted = Math.min(2048, 2 ** Math.ceil(Math.log2(size * Math.min(2, devicePixelRatio || 1))));
-  return [hit.picture ? `${hit.picture}?size=${wanted}` : null, web(hit.url)].filter(Boolean);
+  const wanted = Math.min(LARGEST, 2 ** Math.ceil(Math.log2(size * Math.min(2, devicePixelRatio || 1))));
+  return [hit.picture ? `${hit.picture}${hit.picture.includes("?") ? "&" : "?"}size=${wanted}` : null, web(hit.url)].filter(Boolean);
 }
 
 /** Let `img` show the first of these places that has a picture; `broken` is called if none has. */

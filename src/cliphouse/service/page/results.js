@@ -2,7 +2,7 @@
 import { call, explain } from "./api.js";
 import { selection } from "./filters.js";
 import { listKey } from "./state.js";
-import { seeks, target } from "./target.js";
+import { draw, seeks, target } from "./target.js";
 
 const PAGE = 60, REMEMBERED = 12;
 /** Pages that come by themselves while nobody scrolls: where nearly all pictures are gone, it must end. */
@@ -53,7 +53,10 @@ export class Results {
   /** The contract's SearchRequest of this list, without k and offset. */
   request() {
     const { state, app } = this;
-    return { query: target(state, app.status.collection.dim), column: state.column, exact: state.exact, ...selection(state, app.safe) };
+    const { dim, rows } = app.status.collection;
+    const some = draw(state, rows), chosen = selection(state, app.safe);
+    if (some) chosen.where = chosen.where ? `(${chosen.where}) AND ${some}` : some;
+    return { query: target(state, dim), column: state.column, exact: state.exact, ...chosen };
   }
 
   onward() {

@@ -79,7 +79,7 @@ export class SqlView {
     this.answer.hidden = false;
     this.answer.replaceChildren(h("table", {},
       h("caption", { class: "away" }, "Answer of the statement"),
-      h("thead", {}, h("tr", {}, ...columns.map((one) => h("th", { scope: "col", title: one.type }, one.name)))),
+      h("thead", {}, h("tr", {}, ...columns.map((one, at) => h("th", { scope: "col", title: one.type, class: numeric[at] ? "number" : null }, one.name)))),
       put(h("tbody", {}), rows.map((row) => h("tr", {}, ...row.map((value, at) => h("td", { class: numeric[at] ? "number" : value === null ? "quiet" : null },
         at === id && Number.isSafeInteger(value) ? h("a", { href: `/?item=${value}`, "data-go": "" }, String(value)) : value === null ? "NULL" : cut(shown(value)))))))));
     const table = () => [columns.map((one) => one.name), ...rows];

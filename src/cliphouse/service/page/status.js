@@ -29,7 +29,7 @@ export class StatusView {
         card("Rows", count(collection.rows), `in ${collection.name}`),
         card("On disk", bytes(status.disk_bytes), status.total_bytes ? `${bytes(status.total_bytes)} with all that is beside the table` : null),
         card("Encoder", collection.encoder || "none named", `${count(collection.dim)} numbers a vector, stored as ${collection.storage}`),
-        card("Texts and pictures", status.encoder_ready ? "ready" : "not ready", status.encoder_problem)),
+        card("Search by words and pictures", status.encoder_ready ? "ready" : "not ready", status.encoder_problem)),
       h("section", {}, h("h2", {}, "Indexes"), status.indexes.length ? this.indexes(status.indexes) : h("p", { class: "quiet" }, "None: each search compares every row. ", h("code", {}, "cliphouse index build"), " makes one.")),
       h("section", {}, h("h2", {}, "Recall and latency"), this.evaluation(status.evaluation)),
       h("section", {}, h("h2", {}, "Columns"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Columns" }, h("table", {},
