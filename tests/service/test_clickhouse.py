@@ -353,8 +353,11 @@ def test_a_reader_is_stopped_by_the_clock(readable: int) -> None:
 
 
 def test_texts_are_encoded_in_sql(readable: int) -> None:
-    sql = "SELECT caption FROM laion ORDER BY cosineDistance(image_embedding, encode_text('red car')::Array(BFloat16)), id"
-    assert ask(readable, f"{sql} LIMIT 2", password=KEY).text == "red car\na red car parked\n"
+    distance = "cosineDistance(image_embedding, encode_text('red car')::Array(BFloat16))"
+    assert (
+        ask(readable, f"SELECT caption FROM laion ORDER BY {distance}, id LIMIT 2", password=KEY).text
+        == "red car\na red car parked\n"
+    )
 
 
 @pytest.mark.parametrize(
