@@ -132,9 +132,10 @@ def _config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Config:
         backlog=_BACKLOG,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    if context:
-        config.ssl_certfile = "given"  # asks for https in what the application is told of itself
     config.load()
+    if context:
+        # After load(), which would open the file: only that there is one is asked from here on.
+        config.ssl_certfile = "given"
     config.ssl = context
     return config
 
