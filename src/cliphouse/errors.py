@@ -55,8 +55,8 @@
         EngineUnavailable             exit 5  http 503  ClickHouse cannot be reached
         AuthenticationFailed          exit 5  http 502
 
-A message is one line: what is wrong, the values that disagree, what to do next. The facts are attributes too. All are
-in this one file, so that the tree above can be read beside them.
+A message is one line: what is wrong, the values that disagree, what to do next. The facts are attributes too. All but
+the two of a service's places are in this one file, so that the tree above can be read beside them.
 """
 
 from __future__ import annotations

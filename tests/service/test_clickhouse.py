@@ -8,6 +8,7 @@ import http.client
 import json
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -174,6 +175,17 @@ def test_headers(writable: int) -> None:
     assert json.loads(answer.headers["X-ClickHouse-Summary"])["read_rows"] == "3"
 
 
+def test_an_answer_does_not_wait_for_its_headers_to_be_acknowledged(writable: int) -> None:
+    took = []
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", writable)) as connection:
+        for _ in range(21):
+            began = time.perf_counter()
+            connection.request("POST", "/", "SELECT 1")
+            assert connection.getresponse().read() == b"1\n"
+            took.append(time.perf_counter() - began)
+    assert sorted(took)[10] < 0.035  # Nagle's 40 ms
+
+
 def test_errors_have_status_code_and_name(writable: int) -> None:
     answer = ask(writable, "SELEC 1")
     assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (400, "62")
@@ -241,12 +253,18 @@ def test_sessions_are_found_locked_and_closed(writable: int) -> None:
 SLOW = "SELECT sum(sleepEachRow(0.5)) FROM numbers(1000) SETTINGS max_block_size = 1"
 
 
+def begin(port: int, sql: str, key: str = "", **options: object) -> socket.socket:
+    """A connection on which a statement was sent, and no answer read."""
+    client = socket.create_connection(("127.0.0.1", port))
+    request = f"POST /?{urlencode(options)} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-ClickHouse-Key: {key}\r\n"
+    client.sendall(f"{request}Content-Length: {len(sql)}\r\n\r\n{sql}".encode())
+    return client
+
+
 @contextlib.contextmanager
-def slow(port: int, key: str = "", **options: object) -> Iterator[socket.socket]:
+def slow(port: int, **options: object) -> Iterator[socket.socket]:
     """A statement that would run for minutes, begun by a client that goes away at the end of the block."""
-    with socket.create_connection(("127.0.0.1", port)) as client:
-        request = f"POST /?{urlencode(options)} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-ClickHouse-Key: {key}\r\n"
-        client.sendall(f"{request}Content-Length: {len(SLOW)}\r\n\r\n{SLOW}".encode())
+    with begin(port, SLOW, **options) as client:
         until(port, 1)
         yield client
 
@@ -277,6 +295,21 @@ def test_statements_are_killed_by_their_id_and_by_their_owner_only(writable: int
     assert b"x-clickhouse-exception-code: 394" in answer.lower()
 
 
+def test_when_all_places_are_taken_others_come_again_and_a_kill_still_gets_through(writable: int) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(32):
+            stack.enter_context(begin(writable, SLOW))
+        answer = ask(writable, "SELECT 1")
+        for _ in range(400):
+            if answer.status == 503:
+                break
+            answer = ask(writable, "SELECT 1")
+        assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (503, "202")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert len(ask(writable, "KILL QUERY WHERE user = 'default' SYNC").text.splitlines()) == 32
+    until(writable, 0)
+
+
 def test_half_an_insert_is_not_kept(writable: int) -> None:
     ask(writable, "CREATE TABLE whole (a UInt64) ENGINE = MergeTree ORDER BY a")
     with socket.create_connection(("127.0.0.1", writable)) as client:
@@ -304,6 +337,27 @@ def test_a_key_is_the_password(readable: int) -> None:
         ({}, {"user": "u", "password": KEY}),
     ):
         assert ask(readable, "SELECT 1", headers, **options).text == "1\n"
+
+
+def test_pages_of_other_sites_may_not_ask(writable: int) -> None:
+    for headers in ({"Origin": "https://example.com"}, {"Sec-Fetch-Site": "cross-site"}, {"Host": "example.com"}):
+        answer = ask(writable, "SELECT 1", headers)
+        assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (403, "497")
+    assert ask(writable, "SELECT 1", {"Origin": f"http://127.0.0.1:{writable}"}).text == "1\n"
+
+
+def test_a_reader_is_stopped_by_the_clock(readable: int) -> None:
+    sql = "SELECT sum(cityHash64(number)) FROM numbers(1000000000000)"
+    answer = ask(readable, sql, password=KEY, max_execution_time=1)
+    assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (408, "159")
+
+
+def test_texts_are_encoded_in_sql(readable: int) -> None:
+    distance = "cosineDistance(image_embedding, encode_text('red car')::Array(BFloat16))"
+    assert (
+        ask(readable, f"SELECT caption FROM laion ORDER BY {distance}, id LIMIT 2", password=KEY).text
+        == "red car\na red car parked\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -345,5 +399,7 @@ def test_our_own_command_line_reads_from_it(readable: int, cliphouse) -> None:
     assert status.code == 0, status.err
     found = cliphouse("search", "--db", db, "--like", "1", "--format", "json")
     assert found.code == 0, found.err
+    by_text = cliphouse("search", "red car", "--db", db, "--encoder", "test-words", "--format", "csv")
+    assert (by_text.code, "red car" in by_text.out) == (0, True), by_text.err
     answer = cliphouse("sql", "--db", db, "SELECT count() FROM laion FORMAT CSV")
     assert (answer.code, answer.out.strip()) == (0, "8"), answer.err

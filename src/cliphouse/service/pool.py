@@ -61,8 +61,10 @@ class Pool:
         """
         seconds = timeout or self._timeout
         place = self._take(work)
+        outcome = asyncio.wrap_future(place.future)
+        outcome.add_done_callback(_seen)
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(place.future)), seconds)
+            return await asyncio.wait_for(asyncio.shield(outcome), seconds)
         except TimeoutError:
             if place.future.done():
                 raise  # the work's own
@@ -134,6 +136,12 @@ class Pool:
         while self._ending:
             await asyncio.gather(*self._ending)
         await asyncio.to_thread(self._threads.shutdown, wait=True)
+
+
+def _seen(outcome: asyncio.Future[Any]) -> None:
+    """Look at what came of work that nobody may wait for any more, or asyncio would complain that nobody did."""
+    if not outcome.cancelled():
+        outcome.exception()
 
 
 class _Place(Generic[T]):
