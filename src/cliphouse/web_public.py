@@ -75,6 +75,7 @@ class Fetch:
     def _ask(self, url: str, deadline: float) -> HTTPConnection:
         """A connection on which the request was sent."""
         from urllib3.connection import HTTPConnection, HTTPSConnection
+        from urllib3.exceptions import HTTPError
 
         host, port, target, secure = _parts(url)
         headers = {
@@ -84,7 +85,7 @@ class Fetch:
             "Accept-Encoding": "identity",
             "Connection": "close",
         }
-        failure: OSError | None = None
+        failure: Exception | None = None
         for address in public_addresses(host, port)[:_ADDRESSES]:
             patience = self._left(url, deadline)
             connection = (
@@ -95,7 +96,7 @@ class Fetch:
             self._open.append(connection)
             try:
                 connection.request("GET", target, headers=headers, preload_content=False, decode_content=False)
-            except OSError as error:
+            except (HTTPError, OSError, ValueError) as error:  # a wrong name in a certificate is the last
                 connection.close()
                 failure = error
             else:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from cliphouse import web_public
 from cliphouse.errors import ImageUrlFailed, ImageUrlNotAllowed
@@ -193,6 +200,50 @@ def test_a_file_comes_from_the_address_that_was_checked(
     assert path == "/ok/a%20b.jpg?q=%C3%A9"
     assert headers["Host"] == f"picture.example:{server.server_address[1]}"
     assert "Authorization" not in headers
+
+
+def certificate(folder: Path, name: str) -> Path:
+    """A certificate for `name` with its key, that whoever trusts the file takes."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    place = folder / f"{name}.pem"
+    place.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    return place
+
+
+@pytest.mark.parametrize(("name", "fits"), [("picture.example", True), ("other.example", False)])
+def test_by_tls_the_certificate_is_that_of_the_name(
+    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, fits: bool
+) -> None:
+    place = certificate(tmp_path, name)
+    monkeypatch.setenv("SSL_CERT_FILE", str(place))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(place)
+    asked_for: list[str | None] = []
+    context.sni_callback = lambda _, host, __: asked_for.append(host)  # type: ignore[assignment]
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = f"https://picture.example:{server.server_address[1]}/ok"
+    if fits:
+        assert asyncio.run(fetch.picture(url, ON)) == b"picture"
+    else:
+        with pytest.raises(ImageUrlFailed):
+            asyncio.run(fetch.picture(url, ON))
+    assert asked_for == ["picture.example"]
 
 
 def test_a_redirect_is_followed_and_checked_again(server: ThreadingHTTPServer) -> None:

@@ -35,7 +35,7 @@ async def picture(url: str, settings: Settings) -> bytes:
     future = _threads.submit(fetch.run, url)
     future.add_done_callback(lambda _: _running.discard(fetch))
     try:
-        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), SECONDS + _GRACE)
+        return await asyncio.wait_for(asyncio.wrap_future(future), SECONDS + _GRACE)
     except TimeoutError:
         raise ImageUrlFailed(url, f"it took longer than {SECONDS:g} s") from None
     finally:

@@ -129,6 +129,7 @@ export class Filters {
     const counted = Array.isArray(this.counts[field]) ? this.counts[field] : [];
     const known = new Map(counted.map((one) => [one.value ?? "", one.rows]));
     const shown = [...new Set([...(given ?? []).filter((one) => one !== ANY), ...known.keys()])];
+    if (field !== "nsfw" && !given && counted.length < 2 && !this.counts[field]?.problem) return null;
     const rows = shown.slice(0, Math.max(VALUES, given?.length ?? 0)).sort((a, b) => (known.get(b) ?? 0) - (known.get(a) ?? 0));
     const most = Math.max(1, ...known.values());
     const set = (value, on) => {

@@ -11,11 +11,13 @@ export class Grid {
   cells = new Map();
   hits = [];
   broken = new Set();
+  column = null; // where a way up or down began
   last = null; // where a range of chosen ones begins
 
   constructor(act, chosen) {
     Object.assign(this, { act, chosen });
     this.list.addEventListener("keydown", (event) => this.key(event));
+    this.list.addEventListener("pointerdown", () => { this.column = null; });
     this.list.addEventListener("focusin", (event) => this.reach(event.target.closest("li")));
   }
 
@@ -131,7 +133,9 @@ export class Grid {
 
   /** The nearest cell of the next row, up or down. */
   row(cell, down) {
-    const here = cell.getBoundingClientRect(), middle = here.left + here.width / 2;
+    const here = cell.getBoundingClientRect();
+    // Several steps keep to one column, however wide the pictures on the way are.
+    const middle = this.column ?? here.left + here.width / 2;
     let best = null;
     for (let next = cell; (next = down ? next.nextElementSibling : next.previousElementSibling);) {
       if (!this.visible(next)) continue;
@@ -142,7 +146,9 @@ export class Grid {
       if (!best || far < best.far) best = { cell: next, far, top: box.top };
     }
     if (best) best.cell.querySelector(".open").focus();
-    else if (down) this.act.more();
+    this.column = middle;
+    if (best) return;
+    if (down) this.act.more();
   }
 
   key(event) {
@@ -159,6 +165,7 @@ export class Grid {
     };
     if (!deeds[event.key]) return;
     event.preventDefault();
+    if (!["ArrowUp", "ArrowDown"].includes(event.key)) this.column = null;
     deeds[event.key]();
   }
 }

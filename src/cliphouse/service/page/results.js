@@ -35,7 +35,7 @@ export class Results {
     this.grid.clear();
     const known = this.lists.get(key);
     this.lists.delete(key);
-    this.list = known && !known.failed ? known : { hits: [], plan: null, took: 0, done: false, scroll: 0, alone: 0, failed: false };
+    this.list = known && !known.failed ? known : { hits: [], asked: 0, plan: null, took: 0, done: false, scroll: 0, alone: 0, failed: false };
     this.lists.set(key, this.list);
     if (this.lists.size > REMEMBERED) this.lists.delete(this.lists.keys().next().value);
     if (this.list.hits.length || this.list.done) {
@@ -68,7 +68,7 @@ export class Results {
     if (this.running || this.list.done) return;
     const { list, app } = this;
     const running = (this.running = new AbortController());
-    const offset = list.hits.length;
+    const offset = list.asked;
     const k = Math.min(PAGE, app.status.max_k);
     list.failed = false;
     try {
@@ -77,7 +77,10 @@ export class Results {
       const answer = await call("search", { body: { ...this.request(), k, offset, columns, stats: offset === 0 && seeks(this.state) }, signal: running.signal, waiting: this.say.waiting });
       if (running !== this.running) return;
       this.running = null;
-      list.hits.push(...answer.hits);
+      // A graph asked for more may order anew what it gave before: no row comes twice.
+      const here = new Set(list.hits.map((hit) => hit.id));
+      list.hits.push(...answer.hits.filter((hit) => !here.has(hit.id)));
+      list.asked += answer.hits.length;
       list.done = answer.hits.length < k;
       if (!offset) Object.assign(list, { plan: answer.plan, took: answer.took_ms });
       this.grid.add(answer.hits, seeks(this.state));

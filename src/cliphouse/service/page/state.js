@@ -1,5 +1,6 @@
 // The address is the state: every view is a link, and going back is going back. What is looked for and the filters are
-// called as in the REST contract. The vector of a picture stands behind the #, which is never sent to the service.
+// called as in the REST contract. What may be long, the vector of a picture and a statement of SQL, stands behind the #,
+// which no request for the page carries.
 
 const LISTS = ["nsfw", "licence", "domain"];
 const NUMBERS = ["min_width", "max_width", "min_height", "max_height", "min_similarity", "max_similarity"];
@@ -11,13 +12,14 @@ export const ANY = "*";
 /** The state that an address holds. */
 export function parse(address = location) {
   const query = new URLSearchParams(address.search);
+  const unsent = new URLSearchParams((address.hash ?? "").slice(1));
   const one = (name) => query.get(name) || null;
   const state = {
     view: ["sql", "status"].includes(one("view")) ? one("view") : "search",
     text: one("text"), image_url: one("image_url"), id: wholeNumber(one("id")), by: one("by") === "text" ? "text" : "image",
-    vector: new URLSearchParams((address.hash ?? "").slice(1)).get("vector"),
+    vector: unsent.get("vector"),
     column: one("column") === "text" ? "text" : "image", exact: query.has("exact"), seed: wholeNumber(one("seed")),
-    item: wholeNumber(one("item")), sql: one("sql"), filters: {},
+    item: wholeNumber(one("item")), sql: unsent.get("sql"), filters: {},
   };
   for (const name of LISTS) if (query.has(name)) state.filters[name] = query.getAll(name);
   for (const name of NUMBERS) if (one(name) !== null && Number.isFinite(Number(one(name)))) state.filters[name] = Number(one(name));
@@ -34,7 +36,6 @@ export function address(state) {
   const query = new URLSearchParams();
   if (state.view !== "search") {
     query.set("view", state.view);
-    if (state.sql) query.set("sql", state.sql);
   } else {
     for (const name of ["text", "image_url", "id", "seed"]) if (state[name] !== null) query.set(name, state[name]);
     if (state.id !== null && state.by === "text") query.set("by", "text");
@@ -44,7 +45,8 @@ export function address(state) {
   }
   if (state.item !== null) query.set("item", state.item);
   const text = query.toString().replace(/=(?=&|$)/g, (match, at, all) => (/exact$/.test(all.slice(0, at)) ? "" : match));
-  return `/${text && "?"}${text}${state.vector && state.view === "search" ? `#vector=${state.vector}` : ""}`;
+  const unsent = { search: state.vector && { vector: state.vector }, sql: state.sql && { sql: state.sql } }[state.view];
+  return `/${text && "?"}${text}${unsent ? `#${new URLSearchParams(unsent)}` : ""}`;
 }
 
 /** The same state with something else looked for, or nothing. */
