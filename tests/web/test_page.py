@@ -90,8 +90,8 @@ def test_words_are_looked_for_and_the_answer_is_explained(service: str, visit: V
 
 
 def test_the_address_holds_everything_and_back_goes_back(service: str, visit: Visit) -> None:
-    page = visit(f"{service}/?text=red&licence=cc0&min_width=200&exact")
-    expect(page.get_by_role("searchbox")).to_have_value("red")
+    page = visit(f"{service}/?text=brown&licence=cc0&min_width=200&exact")
+    expect(page.get_by_role("searchbox")).to_have_value("brown")
     expect(page.get_by_role("button", name="Remove the filter Licence: cc0")).to_be_visible()
     expect(page.get_by_role("radio", name="Exact")).to_be_checked()
     search(page, "orange")
@@ -102,8 +102,8 @@ def test_the_address_holds_everything_and_back_goes_back(service: str, visit: Vi
     page.go_back()
     expect(page.get_by_role("searchbox")).to_have_value("orange")
     page.go_back()
-    expect(page.get_by_role("searchbox")).to_have_value("red")
-    expect(first(page)).to_have_attribute("alt", re.compile("red"))
+    expect(page.get_by_role("searchbox")).to_have_value("brown")
+    expect(first(page)).to_have_attribute("alt", re.compile("brown"))
     page.go_forward()
     expect(first(page)).to_have_attribute("alt", re.compile("orange"))
     page.reload()
@@ -122,13 +122,18 @@ def test_the_list_goes_on_while_one_scrolls_and_is_kept_when_one_comes_back(serv
     expect(summary(page)).to_contain_text(f"{SAFE} pictures")
     assert page.locator("li.cell").count() == SAFE
     assert len(set(page.locator("li.cell").evaluate_all("all => all.map(one => one.dataset.id)"))) == SAFE
-    where = page.evaluate("scrollY")
-    assert where > 500
-    page.get_by_role("link", name="SQL").click()
-    expect(page.get_by_role("heading", name="SQL")).to_be_visible()
+    hits(page).last.focus()
+    assert page.evaluate("scrollY") > 500
+    page.keyboard.press("m")
+    page.wait_for_url("**id=**")
+    expect(summary(page)).to_contain_text("First 60")
     page.go_back()
     expect(page.locator("li.cell")).to_have_count(SAFE)
-    page.wait_for_function("y => Math.abs(scrollY - y) < 50", arg=where)
+    expect(hits(page).last).to_be_in_viewport()
+    page.get_by_role("link", name="SQL").evaluate("link => link.click()")  # a mouse would have scrolled up to it
+    expect(page.get_by_role("heading", name="SQL")).to_be_visible()
+    page.go_back()
+    expect(hits(page).last).to_be_in_viewport()
 
 
 @pytest.mark.parametrize("way", ["chosen", "dropped", "pasted"])
@@ -218,8 +223,8 @@ def test_filters_have_counts_and_keep_rows(service: str, visit: Visit) -> None:
     expect(summary(page)).to_contain_text("45 pictures")
     expect(licence.locator("label", has_text="cc-by")).to_contain_text("60")  # counts beside what is chosen
     domain = panel.get_by_role("group", name="Domain")
-    domain.get_by_text("a.pictures.example").click()
-    page.wait_for_url("**domain=a.pictures.example**")
+    domain.get_by_text("b.pictures.example").click()
+    page.wait_for_url("**domain=b.pictures.example**")
     panel.get_by_label("Least size").select_option("256")
     page.wait_for_url("**min_width=256**")
     panel.get_by_label("Caption contains").fill("NUMBER1")
@@ -228,20 +233,21 @@ def test_filters_have_counts_and_keep_rows(service: str, visit: Visit) -> None:
     panel.get_by_role("group", name="Similarity").get_by_label("from").fill("0.25")
     panel.get_by_role("group", name="Similarity").get_by_label("from").press("Enter")
     page.wait_for_url("**min_similarity=0.25**")
-    page.get_by_label("SQL condition").fill("id % 2 = 0")
+    page.get_by_label("SQL condition").fill("id % 5 != 2")
     page.get_by_label("SQL condition").press("Enter")
     page.wait_for_url("**where=**")
     wanted = {
         row
         for row in range(ROWS)
         if row % 3 == 1
-        and row % 2 == 0
+        and row % 2 == 1
         and row % 12 < 10
         and 300 * (row % 5) >= 256
-        and 300 >= 256
+        and row % 5 != 2
         and "number1" in caption(row)
         and row % 4 >= 1
     }
+    assert wanted
     expect(summary(page)).to_contain_text(f"{len(wanted)} picture")
     assert set(map(int, page.locator("li.cell").evaluate_all("all => all.map(one => one.dataset.id)"))) == wanted
     page.get_by_role("button", name="Remove the filter SQL").click()
@@ -291,7 +297,7 @@ def test_the_service_shows_files_of_this_machine(service: str, visit: Visit) -> 
 
 
 def test_rows_are_selected_and_saved(service: str, visit: Visit) -> None:
-    page = visit(f"{service}/?text=blue")
+    page = visit(f"{service}/?text=blue&where=id+%25+10+!=+4")
     cells = page.locator("li.cell:visible")
     expect(page.locator("li.cell")).to_have_count(60)
     cells.nth(0).hover()
@@ -301,7 +307,7 @@ def test_rows_are_selected_and_saved(service: str, visit: Visit) -> None:
     bar = page.get_by_role("region", name="Selected pictures")
     chosen = page.locator("li.cell.chosen").evaluate_all("all => all.map(one => Number(one.dataset.id))")
     expect(bar).to_contain_text(f"{len(chosen)} selected")
-    assert 3 <= len(chosen) <= 4  # one between them may be gone
+    assert len(chosen) == 4
     read: dict[str, Callable[[bytes], list[int]]] = {
         "CSV": lambda data: [int(row["id"]) for row in csv.DictReader(io.StringIO(data.decode()))],
         "JSON lines": lambda data: [json.loads(line)["id"] for line in data.splitlines()],
@@ -523,7 +529,7 @@ def test_axe_finds_nothing_serious(service: str, visit: Visit, scheme: str) -> N
     page.keyboard.press("x")
     check("search")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("dialog").locator("dt", has_text="license")).to_be_visible()
+    expect(page.get_by_role("dialog").locator("dt", has_text="similarity")).to_be_visible()
     check("detail")
     page.goto(f"{service}/?view=sql")
     page.get_by_role("button", name="By tag").click()

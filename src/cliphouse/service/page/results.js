@@ -26,8 +26,13 @@ export class Results {
   /** Show the list of a state; the one that is shown already stays as it is. */
   show(state) {
     const key = listKey(state);
+    const back = !this.shown;
     this.shown = true;
-    if (key === this.key && !this.list.failed) return;
+    if (key === this.key && !this.list.failed) {
+      // From another view: where it was left. The element is new in the page, whose height is known a frame later.
+      if (back) requestAnimationFrame(() => scrollTo(0, this.list.scroll));
+      return;
+    }
     this.key = key;
     this.running?.abort();
     this.running = null;
@@ -40,6 +45,7 @@ export class Results {
     if (this.lists.size > REMEMBERED) this.lists.delete(this.lists.keys().next().value);
     if (this.list.hits.length || this.list.done) {
       const { scroll } = this.list;
+      this.say.began();
       this.grid.add(this.list.hits, seeks(state));
       this.say.arrived(this.list);
       requestAnimationFrame(() => scrollTo(0, scroll));

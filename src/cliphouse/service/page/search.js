@@ -108,6 +108,8 @@ export class SearchView {
       const { vector, thumbnail } = await fromFile(file);
       go(sought(before, { vector }), { thumbnail, name: file.name });
     } catch (error) {
+      // A list that is still on its way does not hide what was said.
+      this.told = true;
       this.failed(error, () => this.picture(file));
     } finally {
       this.element.removeAttribute("aria-busy");
@@ -202,6 +204,7 @@ export class SearchView {
   }
 
   began() {
+    this.told = false;
     this.summary.textContent = "Searching…";
     this.element.classList.add("loading");
     this.empty.hidden = true;
@@ -212,7 +215,7 @@ export class SearchView {
   arrived(list) {
     const { state } = this;
     this.element.classList.remove("loading");
-    this.empty.hidden = true;
+    this.empty.hidden = !this.told;
     this.moreButton.hidden = list.done;
     const seeking = seeks(state);
     const { plan } = list;
