@@ -11,6 +11,7 @@ export class Grid {
   cells = new Map();
   hits = [];
   broken = new Set();
+  lost = new Set(); // what could not be loaded in any list: it is not tried again, so that a list comes back as tall as it was
   column = null; // where a way up or down began
   last = null; // where a range of chosen ones begins
 
@@ -37,6 +38,7 @@ export class Grid {
       this.hits.push(hit);
     }
     this.list.append(...fresh.map((hit) => this.cells.get(hit.id)));
+    for (const hit of fresh) if (this.lost.has(hit.id)) this.fail(hit.id);
     if (!this.list.querySelector("li > button[tabindex='0']")) this.reach(this.list.firstElementChild);
   }
 
@@ -59,7 +61,7 @@ export class Grid {
     if (!places.length) {
       // Nothing to show was promised, so nothing is broken: a row of words.
       cell.classList.add("wordy");
-    } else {
+    } else if (!this.lost.has(hit.id)) {
       img.addEventListener("load", () => {
         cell.classList.add("loaded");
         if (!ratio) shape(cell, img.naturalWidth / img.naturalHeight || 1);
@@ -73,6 +75,7 @@ export class Grid {
     const cell = this.cells.get(id);
     if (!cell || this.broken.has(id)) return;
     this.broken.add(id);
+    this.lost.add(id);
     cell.classList.add("broken");
     if (cell.contains(document.activeElement)) this.move(cell, 1);
     this.count();
