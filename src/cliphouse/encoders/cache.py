@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from cliphouse.encoders.decode import open_image
@@ -13,10 +15,24 @@ from cliphouse.types import Encoder
 
 _KEPT = 4096
 
+_lock = threading.Lock()
+_kept: LRUCache[Hashable, NDArray[np.float32]] = LRUCache(_KEPT)
+
 
 def text_vector(encoder: Encoder, text: str) -> NDArray[np.float32]:
-    """The unit vector of `text`: float32 (dim,), not to be written to. The 4,096 last used are kept."""
-    return _text(_Same(encoder), text)
+    """The unit vector of `text`: float32 (dim,), not to be written to. The 4,096 vectors last used are kept."""
+    return text_vectors(encoder, [text])[0]
+
+
+def text_vectors(encoder: Encoder, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+    """The unit vector of each text, as `text_vector`; those that are not kept are encoded together, each once."""
+    same = _Same(encoder)
+    found = {text: _find((same, text)) for text in texts}
+    unknown = [text for text, vector in found.items() if vector is None]
+    if unknown:
+        for text, row in zip(unknown, encoder.encode_texts(unknown), strict=True):
+            found[text] = _keep((same, text), row)
+    return [vector for text in texts if (vector := found[text]) is not None]
 
 
 def image_vector(encoder: Encoder, path: str | Path) -> NDArray[np.float32]:
@@ -30,7 +46,9 @@ def image_vector(encoder: Encoder, path: str | Path) -> NDArray[np.float32]:
         changed = (state.st_mtime_ns, state.st_size)
     except OSError:
         changed = (0, 0)  # opening it says what is wrong
-    return _image(_Same(encoder), str(path), changed)
+    key = (_Same(encoder), str(path), changed)
+    vector = _find(key)
+    return _keep(key, encoder.encode_images([open_image(path)])[0]) if vector is None else vector
 
 
 class _Same:
@@ -46,17 +64,14 @@ class _Same:
         return isinstance(other, _Same) and self.encoder is other.encoder
 
 
-@lru_cache(maxsize=_KEPT)
-def _text(key: _Same, text: str) -> NDArray[np.float32]:
-    return _kept(key.encoder.encode_texts([text]))
+def _find(key: Hashable) -> NDArray[np.float32] | None:
+    with _lock:
+        return _kept.get(key)
 
 
-@lru_cache(maxsize=_KEPT)
-def _image(key: _Same, path: str, changed: tuple[int, int]) -> NDArray[np.float32]:  # noqa: ARG001  # in the key
-    return _kept(key.encoder.encode_images([open_image(path)]))
-
-
-def _kept(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    vector = np.ascontiguousarray(vectors[0], dtype=np.float32)
+def _keep(key: Hashable, row: NDArray[np.float32]) -> NDArray[np.float32]:
+    vector = np.array(row, dtype=np.float32)  # its own memory: a row would hold all of its batch
     vector.flags.writeable = False
+    with _lock:
+        _kept[key] = vector
     return vector

@@ -8,9 +8,8 @@ from fastapi import APIRouter, Depends
 
 from cliphouse import __version__, catalog
 from cliphouse.collection import Collection
-from cliphouse.encoders.cache import text_vector
 from cliphouse.errors import CliphouseError
-from cliphouse.service import filters, targets, uploads
+from cliphouse.service import filters, uploads
 from cliphouse.service.contract import (
     CollectionModel,
     ColumnModel,
@@ -18,7 +17,6 @@ from cliphouse.service.contract import (
     EncodeResponse,
     IndexModel,
     StatusResponse,
-    Target,
 )
 from cliphouse.service.state import State, state_of
 from cliphouse.service.values import plain
@@ -83,16 +81,13 @@ async def status(state: Annotated[State, Depends(state_of)], collection: str | N
 @router.post("/encode", operation_id="encode")
 async def encode(request: EncodeRequest, state: Annotated[State, Depends(state_of)]) -> EncodeResponse:
     """The vector of a text or a picture, by the encoder of the collection."""
-    data = None
+    value: str | bytes = request.text or ""
     if request.image is not None:
-        data = (await targets.wanted(Target(image=request.image), state.settings)).data
+        value = uploads.from_base64(request.image, state.settings)
+    vector = await state.encoding.vector(request.collection, value)
 
     def work() -> EncodeResponse:
         encoder = state.collection_of(request.collection).encoder()
-        if data is not None:
-            vector = encoder.encode_images([uploads.picture(data, state.settings)])[0]
-        else:
-            vector = text_vector(encoder, request.text or "")
         return EncodeResponse(vector=vector.tolist(), encoder=encoder.name, dim=encoder.dim)
 
     return await state.pool.run(work)

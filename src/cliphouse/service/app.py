@@ -57,10 +57,11 @@ def create_app(collection: Collection, settings: Settings | None = None, metrics
         )
         encoder = Preparation(collection.encoder)
         encoder.start()
-        app.state.service = State(settings, collection, pool, encoder, metrics)
+        state = app.state.service = State(settings, collection, pool, encoder, metrics)
         try:
             yield
         finally:
+            await state.encoding.close()
             await pool.close()
             await asyncio.to_thread(encoder.wait, _ENCODER_SECONDS)
 

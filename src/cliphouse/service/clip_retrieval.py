@@ -21,7 +21,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cliphouse import catalog
 from cliphouse.collection import Collection
-from cliphouse.encoders.cache import text_vector
 from cliphouse.errors import UsageError
 from cliphouse.service import clip_neighbours, fetch, items, pictures, uploads
 from cliphouse.service.clip_neighbours import Neighbour, Wish
@@ -99,9 +98,10 @@ async def _neighbours(asked: Question, state: State, budget: int) -> list[dict[s
         with state.metrics.timed("download_time"):
             data = await fetch.picture(asked.value, state.settings)
 
+    vector, length = await _vector(asked, data, state)
+
     def work() -> list[dict[str, Any]]:
         collection = state.collection_of(asked.index)
-        vector, length = _vector(collection, asked, data, state)
         found = clip_neighbours.find(collection, vector, asked.wish, state.metrics)
         described = _described(collection, [each.id for each in found[: asked.shown]], state, budget)
         return [_result(each, described, length) for each in found]
@@ -242,21 +242,14 @@ def _budget(request: Request, state: State) -> int:
 # -- what is answered -------------------------------------------------------------------------------------------------
 
 
-def _vector(collection: Collection, asked: Question, data: bytes | None, state: State) -> tuple[Any, float]:
+async def _vector(asked: Question, data: bytes | None, state: State) -> tuple[Any, float]:
     """What is looked for, and its length, which is that of what was given: the original compares inner products."""
     if asked.kind == "embedding_input":
         try:
             return asked.value, float(np.linalg.norm(np.array(asked.value, np.float64)))
         except OverflowError:
             raise UsageError("embedding_input holds a number that is too large") from None
-    encoder = collection.encoder()
-    if data is None:
-        with state.metrics.timed("text_clip_inference_time"):
-            return text_vector(encoder, asked.value), 1.0
-    with state.metrics.timed("image_prepro_time"):
-        picture = uploads.picture(data, state.settings)
-    with state.metrics.timed("image_clip_inference_time"):
-        return encoder.encode_images([picture])[0], 1.0
+    return await state.encoding.vector(asked.index, asked.value if data is None else data), 1.0
 
 
 def _described(collection: Collection, ids: Sequence[int], state: State, budget: int) -> dict[int, dict[str, Any]]:

@@ -63,7 +63,7 @@ async def export(request: ExportRequest, state: Annotated[State, Depends(state_o
     most = state.settings.max_export
     if len(request.ids or ()) > most or (request.query and request.k > most):
         raise UsageError(f"an export has {most:,} rows at most here; go on with offset, or with further ids")
-    wanted = await targets.wanted(request.query, state.settings) if request.query else None
+    wanted = await targets.wanted(request.query, state, request.collection) if request.query else None
     write, media_type = _FORMATS[request.format]
 
     def work() -> tuple[str, Iterator[bytes]]:

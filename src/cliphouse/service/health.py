@@ -46,6 +46,7 @@ async def prometheus(state: Annotated[State, Depends(state_of)]) -> Response:
     found.running.set(pool.running)
     found.waiting.set(pool.waiting)
     found.encoder_ready.set(state.encoder.ready)
+    found.encoding_waiting.set(state.encoding.waiting)
     # Not in a place of the pool: what is counted must be told above all when all of them are taken.
     await asyncio.to_thread(_measure, state)
     return Response(found.exposition(), media_type=metrics.CONTENT_TYPE)

@@ -40,11 +40,18 @@ class Metrics:
             buckets=_SECONDS,
         )
         self._steps = {name: Histogram(name, text, registry=self.registry) for name, text in STEPS.items()}
+        self.encoded_together = Histogram(
+            "cliphouse_encoded_together",
+            "Texts or pictures that were encoded in one run",
+            registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+        )
         self.busy = self._counter("cliphouse_busy", "Requests that were told to come again, all places being taken")
         self.timed_out = self._counter("cliphouse_timed_out", "Requests that took too long and were stopped")
         self.cancelled = self._counter("cliphouse_cancelled", "Requests whose client had gone and that were stopped")
         self.running = self._gauge("cliphouse_places_running", "Places where work runs on the engine")
         self.waiting = self._gauge("cliphouse_places_waiting", "Requests that wait for a place")
+        self.encoding_waiting = self._gauge("cliphouse_encoding_waiting", "Texts and pictures that wait to be encoded")
         self.places = self._gauge("cliphouse_places", "Places there are")
         self.rows = self._gauge("cliphouse_rows", "Rows of the collection")
         self.engine_bytes = self._gauge("cliphouse_engine_memory_bytes", "Memory that the engine says it uses")
@@ -62,6 +69,11 @@ class Metrics:
         """Around one of `STEPS`, in any thread."""
         with self._steps[step].time():
             yield
+
+    def took(self, step: str, seconds: float, *, times: int = 1) -> None:
+        """One of `STEPS` ran for so many requests together."""
+        for _ in range(times):
+            self._steps[step].observe(seconds)
 
     def exposition(self) -> bytes:
         """All of it, as Prometheus reads it."""

@@ -24,6 +24,7 @@ from cliphouse.service.contract import (
     SearchRequest,
     SearchResponse,
     Selection,
+    Target,
 )
 from cliphouse.service.selecting import condition_of
 from cliphouse.service.state import State, state_of
@@ -60,7 +61,7 @@ class Found:
 @router.post("/search", operation_id="search")
 async def search(request: SearchRequest, state: Annotated[State, Depends(state_of)]) -> SearchResponse:
     """The k rows nearest to a text, a picture, a vector or another row, nearest first."""
-    return await _answer(state, request, request, await targets.wanted(request.query, state.settings))
+    return await _answer(state, request, request, request.query)
 
 
 @router.get("/search", operation_id="search_by_query_string")
@@ -72,7 +73,7 @@ async def search_by_query_string(
         target = query.target()
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
-    return await _answer(state, query.selection(), query, await targets.wanted(target, state.settings))
+    return await _answer(state, query.selection(), query, target)
 
 
 @router.post("/search/image", operation_id="search_by_picture", openapi_extra=_PICTURE_BODY)
@@ -80,14 +81,17 @@ async def search_by_picture(
     request: Request, query: Annotated[PictureQuery, Query()], state: Annotated[State, Depends(state_of)]
 ) -> SearchResponse:
     """The k rows nearest to a picture, whose file is the body of the request; the options are in the query string."""
-    data = await targets.body(request, state.settings)
-    return await _answer(state, query.selection(), query, Wanted(data=data))
+    return await _answer(state, query.selection(), query, await targets.body(request, state.settings))
 
 
-async def _answer(state: State, selection: Selection, options: SearchOptions, wanted: Wanted) -> SearchResponse:
+async def _answer(state: State, selection: Selection, options: SearchOptions, target: Target | bytes) -> SearchResponse:
     began = time.perf_counter()
     if options.k > state.settings.max_k:
         raise UsageError(f"k may be {state.settings.max_k:,} at most here, got {options.k:,}; go on with offset")
+    if isinstance(target, bytes):
+        wanted = Wanted(await state.encoding.vector(selection.collection, target))
+    else:
+        wanted = await targets.wanted(target, state, selection.collection)
 
     def work() -> tuple[Found, list[HitModel]]:
         collection = state.collection_of(selection.collection)
@@ -113,7 +117,7 @@ async def _answer(state: State, selection: Selection, options: SearchOptions, wa
 def run(collection: Collection, state: State, selection: Selection, options: SearchOptions, wanted: Wanted) -> Found:
     """The search that a request describes; to be called in a place of the pool."""
     info = collection.info()
-    query, like = wanted.query(collection, info, options.column, state.settings)
+    query, like = wanted.query(collection, info, options.column)
     params = SearchParams(
         k=options.k,
         offset=options.offset,

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from cliphouse import catalog
 from cliphouse.collection import Collection
 from cliphouse.errors import UnknownCollection
+from cliphouse.service.encoding import Encoding
 from cliphouse.service.metrics import Metrics
 from cliphouse.service.pool import Pool
 from cliphouse.service.preparation import Preparation
@@ -20,14 +21,18 @@ _COLLECTIONS_KEPT = 16
 
 @dataclass(slots=True)
 class State:
-    """The collection that is served by default, its encoder, the places to work on its engine, and the counters."""
+    """The collection that is served by default, what encodes, the places to work on its engine, and the counters."""
 
     settings: Settings
     collection: Collection
     pool: Pool
     encoder: Preparation
     metrics: Metrics
+    encoding: Encoding = field(init=False)
     _others: dict[str, Collection] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.encoding = Encoding(lambda name: self.collection_of(name).encoder(), self.settings, self.metrics)
 
     def collection_of(self, name: str | None) -> Collection:
         """The collection of this name in the same database, by default the one that is served.

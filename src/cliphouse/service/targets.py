@@ -13,53 +13,52 @@ from cliphouse.errors import InvalidImage, UnknownItem, UsageError
 from cliphouse.service import fetch, uploads
 from cliphouse.service.contract import Target
 from cliphouse.service.settings import Settings
+from cliphouse.service.state import State
 from cliphouse.types import CollectionInfo, Modality
 from cliphouse.units import size
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-    from PIL.Image import Image
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to look for: the bytes of a picture, which are there before a place is taken, or something else."""
+    """What to look for: a vector, which is there before a place is taken, or the embedding `by` of the row `like`."""
 
-    target: Target | None = None
-    data: bytes | None = None
+    vector: ArrayLike | None = None
+    like: int | None = None
+    by: Modality | None = None
 
     def query(
-        self, collection: Collection, info: CollectionInfo, column: Modality, settings: Settings
-    ) -> tuple[str | Image | ArrayLike | None, int | None]:
+        self, collection: Collection, info: CollectionInfo, column: Modality
+    ) -> tuple[ArrayLike | None, int | None]:
         """The first two arguments of `Collection.search_with`.
 
         Raises:
-            InvalidImage: the picture cannot be read.
             UnknownItem: there is no such row.
             UsageError: it has no such embedding.
         """
-        target = self.target
-        if self.data is not None:
-            return uploads.picture(self.data, settings), None
-        if target is None:
-            return None, None
-        if target.id is not None and target.by not in (None, column):
-            return _embedding(collection, info, f"{target.by}_embedding", target.id), None
-        return (target.text if target.text is not None else target.vector), target.id
+        if self.like is not None and self.by not in (None, column):
+            return _embedding(collection, info, f"{self.by}_embedding", self.like), None
+        return self.vector, self.like
 
 
-async def wanted(target: Target, settings: Settings) -> Wanted:
-    """The target with its picture, fetched if it is elsewhere.
+async def wanted(target: Target, state: State, collection: str | None) -> Wanted:
+    """The target with its text or its picture, fetched if it is elsewhere, as a vector.
 
     Raises:
-        InvalidImage: it is not base64, or too large.
+        InvalidImage: it is not base64, too large, or cannot be read.
         ImageUrlNotAllowed, ImageUrlFailed: its address is not to be fetched, or gives nothing.
+        Busy, TimedOut, UsageError, EncoderUnavailable: see `Encoding.vector`.
     """
+    value: str | bytes | None = target.text
     if target.image is not None:
-        return Wanted(data=uploads.from_base64(target.image, settings))
-    if target.image_url is not None:
-        return Wanted(data=await fetch.picture(target.image_url, settings))
-    return Wanted(target)
+        value = uploads.from_base64(target.image, state.settings)
+    elif target.image_url is not None:
+        value = await fetch.picture(target.image_url, state.settings)
+    if value is None:
+        return Wanted(target.vector, target.id, target.by)
+    return Wanted(await state.encoding.vector(collection, value))
 
 
 async def body(request: Request, settings: Settings) -> bytes:
